@@ -1,0 +1,207 @@
+"""The two sides of each system that `floor` compares: a server process, and a client process that obeys its input.
+
+The client reads a JSON order a line and answers each with a JSON line. Every reply is compared with what was sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import cbor2
+import zmq
+
+DATA = "abcdefghijklmnopqrstuvwxyz012345"
+WARM_UP = 0.15
+HIGH_WATER = 20_000
+
+now = time.perf_counter
+
+
+def ready(address: str) -> None:
+    print(f"READY {address}", flush=True)
+
+
+def order() -> dict[str, Any]:
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit()
+    order: dict[str, Any] = json.loads(line)
+    return order
+
+
+def answer(result: dict[str, Any]) -> None:
+    print(json.dumps(result), flush=True)
+
+
+# --- bare: the limit that is measured against
+
+
+def serve_bare() -> None:
+    """A blocking ROUTER that looks a method up and echoes: one message a call, one thread."""
+    router: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+    router.linger = 0
+    router.sndhwm = router.rcvhwm = HIGH_WATER
+    router.router_mandatory = True  # so that a full queue blocks instead of losing replies
+    ready(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
+    methods: dict[str, Callable[[Any], Any]] = {"echo": lambda argument: argument}
+    send, receive = router.send, router.recv
+    while True:
+        caller = receive()
+        number, method, argument = cbor2.loads(receive())
+        send(caller, zmq.SNDMORE)
+        send(cbor2.dumps([number, methods[method](argument)]))
+
+
+def ask_bare(address: str) -> None:
+    """A blocking DEALER: a window of calls, a new one for each reply."""
+    dealer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    dealer.linger = 0
+    dealer.sndhwm = dealer.rcvhwm = HIGH_WATER
+    dealer.connect(address)
+    transmit, receive = dealer.send, dealer.recv
+    number = 0
+
+    def latency(calls: int) -> list[float]:
+        nonlocal number
+        taken = []
+        for _ in range(calls):
+            number += 1
+            argument = {"name": "World", "n": number, "data": DATA}
+            began = now()
+            transmit(cbor2.dumps([number, "echo", argument]))
+            of, result = cbor2.loads(receive())
+            taken.append(now() - began)
+            assert [of, result] == [number, argument]
+        return taken
+
+    def throughput(in_flight: int, seconds: float) -> float:
+        nonlocal number
+        waiting: dict[int, dict[str, Any]] = {}
+
+        def send() -> None:
+            nonlocal number
+            number += 1
+            waiting[number] = argument = {"name": "World", "n": number, "data": DATA}
+            transmit(cbor2.dumps([number, "echo", argument]))
+
+        began = now()
+        end = began + seconds
+        done = 0
+        for _ in range(in_flight):
+            send()
+        while waiting:
+            of, result = cbor2.loads(receive())
+            assert waiting.pop(of) == result
+            done += 1
+            if now() < end:
+                send()
+        return done / (now() - began)
+
+    latency(10)
+    ready("")
+    while True:
+        told = order()
+        if told["do"] == "latency":
+            latency(told["calls"] // 10)
+            answer({"seconds": latency(told["calls"])})
+        else:
+            throughput(told["in_flight"], WARM_UP)
+            answer({"calls_a_second": throughput(told["in_flight"], told["seconds"])})
+
+
+# --- zmesh
+
+
+def run(main: Coroutine[Any, Any, None], loop: str) -> None:
+    factory = None
+    if loop == "uvloop" and importlib.util.find_spec("uvloop") is not None:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+async def serve_zmesh(ipc: bool) -> None:
+    # Imported here, so that the bare processes do not carry it.
+    import zmesh
+    from benchmarks._echo import Echo, TypedEcho
+
+    config = zmesh.Config(ipc=ipc)
+    async with zmesh.Node(Echo(), TypedEcho(), listen="tcp://127.0.0.1:0", discovery=None, config=config) as node:
+        ready(node.addresses[0])
+        await node.serve_forever()
+
+
+async def ask_zmesh(address: str, typed: bool, ipc: bool) -> None:
+    import zmesh
+    from benchmarks._echo import Echo, Message, TypedEcho
+
+    async with zmesh.Node(peers=[address], discovery=None, config=zmesh.Config(ipc=ipc)) as node:
+        echo: Callable[[Any], Awaitable[Any]] = node.client(TypedEcho).echo if typed else node.client(Echo).echo
+        make: Callable[..., Any] = Message if typed else dict
+        number = 0
+
+        async def latency(calls: int) -> list[float]:
+            nonlocal number
+            taken = []
+            for _ in range(calls):
+                number += 1
+                argument = make(name="World", n=number, data=DATA)
+                began = now()
+                result = await echo(argument)
+                taken.append(now() - began)
+                assert result == argument
+            return taken
+
+        async def throughput(in_flight: int, seconds: float) -> float:
+            end = now() + seconds
+
+            async def one_after_the_other() -> int:
+                nonlocal number
+                done = 0
+                while not done or now() < end:
+                    number += 1
+                    argument = make(name="World", n=number, data=DATA)
+                    assert await echo(argument) == argument
+                    done += 1
+                return done
+
+            began = now()
+            done = await asyncio.gather(*(one_after_the_other() for _ in range(in_flight)))
+            return sum(done) / (now() - began)
+
+        await latency(10)
+        ready("")
+        loop = asyncio.get_running_loop()
+        while True:
+            # A thread reads, so that the node lives on while another system is measured.
+            told = await loop.run_in_executor(None, order)
+            if told["do"] == "latency":
+                await latency(told["calls"] // 10)
+                answer({"seconds": await latency(told["calls"])})
+            else:
+                await throughput(told["in_flight"], WARM_UP)
+                answer({"calls_a_second": await throughput(told["in_flight"], told["seconds"])})
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("system", choices=["bare", "zmesh", "zmesh-typed", "zmesh-ipc"])
+    options.add_argument("side", choices=["serve", "ask"])
+    options.add_argument("--address", default="")
+    options.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")
+    given = options.parse_args()
+    if given.system == "bare":
+        serve_bare() if given.side == "serve" else ask_bare(given.address)
+    elif given.side == "serve":
+        run(serve_zmesh(ipc=given.system == "zmesh-ipc"), given.loop)
+    else:
+        run(ask_zmesh(given.address, given.system == "zmesh-typed", given.system == "zmesh-ipc"), given.loop)

@@ -1,0 +1,396 @@
+"""The calling half of a node: from `client.method(...)` to an answer or an error, by whatever attempts it takes.
+
+One call waits on one future. What happens to its attempts is decided in plain functions, called by the links' events;
+the rules themselves are tables and functions of `_core` (`call`, `retry`, `balance`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from ._call import Call
+from ._core import messages as m
+from ._core.balance import Policy
+from ._core.call import Event, State, Verdict, judge
+from ._core.members import Member, Members
+from ._core.messages import Message
+from ._core.retry import Action, after, backoff, worth_another_node
+from ._core.timing import Deadlines
+from ._link import Link
+from .config import Config
+from .context import inherited_deadline
+from .errors import (
+    Code,
+    DeadlineExceeded,
+    InvalidArgument,
+    MaybeExecuted,
+    RpcError,
+    Unavailable,
+    error_class,
+)
+from .schema import MethodSchema
+
+__all__ = ["Attempt", "Client", "Outgoing", "error_of"]
+
+_NO_METADATA: Final[Mapping[str, str | bytes]] = {}
+
+
+class Attempt:
+    """One try at a call on one peer."""
+
+    __slots__ = ("call", "link", "member", "number", "sequence", "started")
+
+    def __init__(self, call: Outgoing, member: Member[Link], link: Link, started: float) -> None:
+        self.call = call
+        self.member = member
+        self.link = link
+        self.started = started
+        self.number = 0
+        self.sequence = 0
+
+
+class Outgoing:
+    """A call on its way. As an item of `Deadlines` it is called when its time is over."""
+
+    __slots__ = (
+        "arguments",
+        "attempts",
+        "avoid",
+        "client",
+        "deadline",
+        "future",
+        "idempotent",
+        "major",
+        "may_hold_buffers",
+        "may_have_run",
+        "metadata",
+        "path",
+        "patience",
+        "refusal",
+        "retry_handle",
+        "service",
+        "tries",
+    )
+
+    def __init__(self, client: Client, service: str, major: int | None, path: str, idempotent: bool) -> None:
+        self.client = client
+        self.service = service  # who may answer: peers that offer it
+        self.major = major
+        self.path = path
+        self.idempotent = idempotent
+        self.arguments: object = None
+        self.may_hold_buffers = True
+        self.metadata: Mapping[str, str | bytes] | None = None
+        self.deadline = 0.0
+        self.future: asyncio.Future[tuple[Message, Link]]
+        self.attempts: list[Attempt] = []
+        self.avoid: list[bytes] = []  # peers that refused it or were lost with it
+        self.tries = 0
+        self.refusal: RpcError | None = None
+        self.may_have_run = False
+        self.patience: float | None = None  # until when it waits for somebody who offers the service
+        self.retry_handle: asyncio.TimerHandle | None = None
+
+    def __call__(self) -> None:
+        self.client.expired(self)
+
+
+class Client:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        members: Members[Link],
+        policy: Policy,
+        deadlines: Deadlines[Callable[[], None]],
+        arm: Callable[[], None],
+        want: Callable[[str], None],
+        describe: Callable[[str], str],
+        random: random.Random,
+    ) -> None:
+        """want: told of a service that is called while nobody is known to take its calls.
+        describe: what was seen and what was looked at, for the error that nobody offers a service.
+        arm: told after a deadline was put down."""
+        self._loop = asyncio.get_running_loop()
+        self._config = config
+        self._members = members
+        self._policy = policy
+        self._deadlines = deadlines
+        self._arm = arm
+        self._want = want
+        self._describe = describe
+        self._random = random
+        self._parked: dict[Outgoing, None] = {}  # calls that wait for a peer
+        self._resume_handle: asyncio.Handle | None = None
+        self.closed: str | None = None
+
+    # -- one call
+
+    async def unary(
+        self,
+        handle: Call[Any],
+        method: MethodSchema,
+        major: int | None,
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        timeout: float | None,
+        metadata: Mapping[str, str | bytes] | None,
+    ) -> object:
+        """A call by its schema: arguments checked and converted, the result too."""
+        call = Outgoing(self, method.service, major, method.path, method.idempotent)
+        call.arguments = method.bind(args, kwargs)
+        call.may_hold_buffers = method.buffers_in_arguments
+        call.metadata = metadata
+        message, link = await self.perform(call, timeout)
+        handle.answered(link.remote.name, message[3])  # type: ignore[union-attr]
+        return method.load_result(message[2])
+
+    async def perform(self, call: Outgoing, timeout: float | None) -> tuple[Message, Link]:
+        """Send a call and wait for its REPLY. Raises RpcError; on any way out nothing of the call is left behind."""
+        if self.closed is not None:
+            raise Unavailable(self.closed, may_have_run=False)
+        loop = self._loop
+        deadline = loop.time() + (self._config.timeout if timeout is None else timeout)
+        inherited = inherited_deadline()
+        call.deadline = deadline if inherited is None or deadline < inherited else inherited
+        call.future = loop.create_future()
+        slot = self._deadlines.add(call.deadline, call)
+        self._arm()
+        try:
+            self._start(call)
+            return await call.future
+        finally:
+            self._deadlines.remove(slot, call)
+            if call.attempts or call.patience is not None or call.avoid:
+                self._forget(call)
+
+    def _start(self, call: Outgoing) -> None:
+        """One more attempt, on the best peer there is; without one, wait for it."""
+        candidates = self._members.candidates(call.service, call.major)
+        count = len(candidates)
+        if count:
+            member = candidates[self._policy.choose(candidates, call.path) if count > 1 else 0]
+            link = member.link
+            if link is None or not link.usable or (call.avoid and member.id in call.avoid):
+                usable = [c for c in candidates if c.link is not None and c.link.usable and c.id not in call.avoid]
+                if not usable:
+                    self._park(call)
+                    return
+                member = usable[self._policy.choose(usable, call.path) if len(usable) > 1 else 0]
+            self._attempt(call, member)
+        else:
+            self._park(call)
+
+    def _attempt(self, call: Outgoing, member: Member[Link]) -> None:
+        now = self._loop.time()
+        remaining = math.ceil((call.deadline - now) * 1000)
+        if remaining <= 0:  # its deadline is due in this turn
+            return
+        link = member.link
+        assert link is not None
+        attempt = Attempt(call, member, link, now)
+        try:
+            attempt.number = link.call(
+                attempt,
+                call.path,
+                remaining if remaining <= m.LIMIT else m.LIMIT,
+                call.arguments,
+                call.metadata,
+                may_hold_buffers=call.may_hold_buffers,
+            )
+        except (TypeError, ValueError) as error:
+            self._settle(call, InvalidArgument(f"{call.path}: {error}", may_have_run=False))
+            return
+        call.attempts.append(attempt)
+        call.tries += 1
+        member.in_flight += 1
+
+    def _park(self, call: Outgoing) -> None:
+        """Wait for a peer, or for the back-off to pass where all who could take it refused."""
+        now = self._loop.time()
+        self._parked[call] = None
+        self._want(call.service)
+        if call.avoid and call.retry_handle is None:
+            pause = backoff(call.tries - 1, self._config.backoff, self._config.max_backoff, self._random)
+            call.retry_handle = self._loop.call_later(pause, self._retry, call)
+        if call.patience is None:
+            call.patience = now + self._config.patience
+            if call.patience < call.deadline:
+                self._deadlines.add(call.patience, _Patience(call))
+                self._arm()
+
+    def _retry(self, call: Outgoing) -> None:
+        """The back-off has passed: those who refused it are worth another try."""
+        call.retry_handle = None
+        if call in self._parked and not call.future.done():
+            call.avoid.clear()
+            del self._parked[call]
+            self._start(call)
+
+    def resume(self) -> None:
+        """Somebody may have come who can take the waiting calls: look in this turn of the loop, once."""
+        if self._parked and self._resume_handle is None:
+            self._resume_handle = self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._resume_handle = None
+        parked, self._parked = self._parked, {}
+        for call in parked:
+            if not call.future.done():
+                self._start(call)
+
+    def _forget(self, call: Outgoing) -> None:
+        """The call is over for its caller, whatever its attempts do."""
+        self._parked.pop(call, None)
+        if call.retry_handle is not None:
+            call.retry_handle.cancel()
+        for attempt in call.attempts:
+            attempt.member.in_flight -= 1
+            # What it took so far is the least that it takes: a peer that hangs does not look fast.
+            now = self._loop.time()
+            known = attempt.member.latency(call.path)
+            if known is None or now - attempt.started > known:
+                attempt.member.observe(call.path, now - attempt.started, now)
+            attempt.link.cancel(attempt.number)
+        call.attempts.clear()
+
+    def _settle(self, call: Outgoing, error: RpcError) -> None:
+        if not call.future.done():
+            call.future.set_exception(error)
+
+    # -- what links and timers tell
+
+    def expired(self, call: Outgoing) -> None:
+        """A call's deadline has passed."""
+        if call.future.done():
+            return
+        ran = call.may_have_run or any(attempt.sequence <= attempt.link.flushed for attempt in call.attempts)
+        if call.attempts:
+            names = ", ".join(f"{a.member.name!r} ({a.member.state.value})" for a in call.attempts)
+            text = f"{call.path} was not answered by its deadline by {names}"
+        elif call.refusal is not None:
+            text = f"{call.path} was refused until its deadline, at last with {call.refusal}"
+        else:
+            text = f"{call.path} found no node by its deadline: {self._describe(call.service)}"
+        self._settle(call, DeadlineExceeded(text, may_have_run=ran))
+
+    def impatient(self, call: Outgoing) -> None:
+        """The time to wait for a peer has passed."""
+        if call.future.done() or call not in self._parked:
+            return
+        if self._members.candidates(call.service, call.major):
+            return  # there are peers, and they refuse: until the deadline
+        text = f"no node offers {call.service!r} after {self._config.patience:.1f} s: {self._describe(call.service)}"
+        if call.may_have_run:
+            self._settle(call, MaybeExecuted(f"{call.path} may have run on a node that was lost, and {text}"))
+        else:
+            self._settle(call, Unavailable(text, may_have_run=False))
+
+    def replied(self, link: Link, attempt: Attempt, message: Message) -> None:
+        """A REPLY or ERROR came for an attempt."""
+        call, member = attempt.call, attempt.member
+        call.attempts.remove(attempt)
+        member.in_flight -= 1
+        if message[0] == m.REPLY:
+            now = self._loop.time()
+            member.observe(call.path, now - attempt.started, now)
+            if not call.future.done():
+                call.future.set_result((message, link))
+            return
+        error = error_of(message, link)
+        if error.may_have_run:
+            self._settle(call, error)
+        elif worth_another_node(error.code):
+            call.refusal = error
+            self._ended(attempt, judge(State.SENT, Event.REFUSED))
+        else:
+            error.may_have_run = call.may_have_run
+            self._settle(call, error)
+
+    def link_closed(self, link: Link) -> None:
+        """A link is over: what was open on it did not run, or may have."""
+        pending, link.pending = link.pending, {}
+        for attempt in pending.values():
+            attempt.call.attempts.remove(attempt)
+            attempt.member.in_flight -= 1
+            state = State.SENT if attempt.sequence <= link.flushed else State.WAITING
+            never_ran = link.last_run is not None and attempt.sequence > link.last_run
+            self._ended(attempt, judge(state, Event.NEVER_RAN if never_ran else Event.LINK_LOST))
+
+    def _ended(self, attempt: Attempt, verdict: Verdict) -> None:
+        """An attempt ended without an answer."""
+        call = attempt.call
+        if call.future.done():
+            return
+        call.avoid.append(attempt.member.id)
+        if verdict is Verdict.UNKNOWN:
+            call.may_have_run = True
+        action = after(verdict, idempotent=call.idempotent, others_out=bool(call.attempts))
+        if action is Action.RETRY:
+            self._start(call)
+        elif action is Action.MAYBE_EXECUTED:
+            text = (
+                f"{call.path} was sent to {attempt.member.name!r}, which was lost before it answered: it may have run. "
+                "Mark the method idempotent=True if running it twice does no harm; it is then tried on another node"
+            )
+            self._settle(call, MaybeExecuted(text, node=attempt.member.name))
+
+    def second_attempts(self, link: Link) -> None:
+        """A peer is silent: its idempotent calls get a second attempt elsewhere, and the first answer wins."""
+        for attempt in list(link.pending.values()):
+            call = attempt.call
+            if not call.idempotent or len(call.attempts) > 1 or call.future.done():
+                continue
+            others = [
+                c
+                for c in self._members.candidates(call.service, call.major)
+                if c is not attempt.member and c.link is not None and c.link.usable
+            ]
+            if others:
+                call.may_have_run = True
+                self._attempt(call, others[self._policy.choose(others, call.path) if len(others) > 1 else 0])
+
+    def close(self, reason: str) -> None:
+        """Fail every call that is open."""
+        self.closed = reason
+        parked, self._parked = self._parked, {}
+        for call in parked:
+            self._settle(call, Unavailable(reason, may_have_run=call.may_have_run))
+
+
+class _Patience:
+    """The item of `Deadlines` for the time that a call waits for a peer."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Outgoing) -> None:
+        self._call = call
+
+    def __call__(self) -> None:
+        self._call.client.impatient(self._call)
+
+
+def error_of(message: Message, link: Link) -> RpcError:
+    """The exception that an ERROR stands for."""
+    _, _, code, text, ran, fields = message[:6]
+    name = link.remote.name if link.remote is not None else None
+    fields = fields if isinstance(fields, dict) else {}
+    details, kind, trace = fields.get("details"), fields.get("type"), fields.get("traceback")
+    cls = error_class(code)  # type: ignore[arg-type]
+    error = cls(
+        str(text),
+        details=details if isinstance(details, dict) else None,
+        node=name,
+        may_have_run=bool(ran),
+        remote_type=kind if isinstance(kind, str) else None,
+        remote_traceback=trace if isinstance(trace, str) else None,
+    )
+    if cls.code != code and code not in (Code.UNKNOWN,):
+        error.message = f"status code {code}: {error.message}"
+    return error

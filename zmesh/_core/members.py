@@ -1,0 +1,153 @@
+"""Who is here, how they stand, what they serve. Decides nothing; answers `who could take this call?` in O(1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, Generic, TypeVar
+
+from .messages import Hello, Message
+from .peer import Event, State, follow
+from .timing import Average
+
+__all__ = ["Members", "Member"]
+
+LinkT = TypeVar("LinkT")
+
+_LATENCY_MEMORY: Final = 10.0  # seconds; Finagle's Peak-EWMA decays with the same constant
+_STALE: Final = 10.0  # seconds without a sample after which a latency halves, so that a peer that was slow is tried again
+
+
+class Member(Generic[LinkT]):
+    """One peer: its incarnation, state, load and link."""
+
+    __slots__ = (
+        "_latencies",
+        "_reported",
+        "addresses",
+        "capacity",
+        "hello",
+        "id",
+        "in_flight",
+        "link",
+        "name",
+        "others",
+        "round_trip",
+        "since",
+        "state",
+    )
+
+    def __init__(self, id: bytes, name: str, addresses: tuple[str, ...], now: float) -> None:
+        self.id = id
+        self.name = name
+        self.addresses = addresses
+        self.state = State.NEW
+        self.since = now
+        self.hello: Hello | None = None
+        self.link: LinkT | None = None
+        self.capacity = 1.0
+        self.in_flight = 0
+        self.others = 0
+        self.round_trip: float | None = None
+        self._latencies: dict[str, tuple[Average, float]] = {}
+        self._reported: float | None = None
+
+    def observe(self, method: str, latency: float, now: float) -> None:
+        """Take in how long a call of `method` took, in seconds."""
+        known = self._latencies.get(method)
+        average = Average(_LATENCY_MEMORY) if known is None else known[0]
+        average.add(latency, now)
+        self._latencies[method] = (average, now)
+
+    def report(self, report: Message) -> None:
+        """Take in a load report: [in flight, yours, latency us, queue wait us, admission, state]."""
+        in_flight, yours, latency = report[0], report[1], report[2]
+        self.others = max(0, in_flight - yours)  # type: ignore[operator]
+        if latency is not None:
+            self._reported = latency / 1e6  # type: ignore[operator]
+
+    def latency(self, method: str) -> float | None:
+        """Seconds that a call of `method` takes: what we saw, else what the peer reports of all its calls."""
+        known = self._latencies.get(method)
+        return self._reported if known is None else known[0].value
+
+    def forget_stale(self, now: float) -> None:
+        """Halve each latency that had no sample for a while: only a call can show that a slow peer has recovered."""
+        for method, (average, when) in self._latencies.items():
+            if now - when >= _STALE and average.value is not None and not self.in_flight:
+                average.value /= 2.0
+                self._latencies[method] = (average, now)
+
+
+class Members(Generic[LinkT]):
+    """All peers that were met or seen, by incarnation."""
+
+    def __init__(self, changed: Callable[[Member[LinkT], State], None]) -> None:
+        """changed: called with a peer and its former state after each change of state."""
+        self._changed = changed
+        self._peers: dict[bytes, Member[LinkT]] = {}
+        self._candidates: dict[tuple[str, int | None], list[Member[LinkT]]] = {}
+
+    def __iter__(self) -> Iterator[Member[LinkT]]:
+        return iter(list(self._peers.values()))
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def get(self, id: bytes) -> Member[LinkT] | None:
+        return self._peers.get(id)
+
+    def add(self, id: bytes, name: str, addresses: tuple[str, ...], now: float) -> Member[LinkT]:
+        """The member with this id; a new one in state NEW where there was none."""
+        member = self._peers.get(id)
+        if member is None:
+            member = self._peers[id] = Member(id, name, addresses, now)
+        return member
+
+    def remove(self, member: Member[LinkT]) -> None:
+        """Forget a peer for good."""
+        self._peers.pop(member.id, None)
+        self._candidates.clear()
+
+    def happen(self, member: Member[LinkT], event: Event, now: float) -> None:
+        """Let `event` happen to a peer, by the table of `_core.peer`."""
+        before = member.state
+        after = follow(before, event)
+        if after is before:
+            return
+        member.state, member.since = after, now
+        self._candidates.clear()
+        self._changed(member, before)
+
+    def met(self, member: Member[LinkT], hello: Hello, link: LinkT, now: float) -> None:
+        """A handshake succeeded: the link is this member's from now on."""
+        member.hello, member.link = hello, link
+        member.name, member.capacity = hello.name, hello.capacity
+        self._candidates.clear()
+        self.happen(member, Event.HANDSHAKE, now)
+
+    def changed(self) -> None:
+        """A link came or went without a change of state: who could take a call is found anew."""
+        self._candidates.clear()
+
+    def candidates(self, service: str, major: int | None) -> list[Member[LinkT]]:
+        """Who may take a call of `service` now: the alive; if none is, the suspect whose link still stands.
+
+        `major`: of the version that the caller was written for, None for any. The list is shared: do not change it.
+        """
+        key = (service, major)
+        found = self._candidates.get(key)
+        if found is None:
+            found = [m for m in self.offering(service, major) if m.state is State.ALIVE and m.link is not None]
+            if not found:  # panic rule: better a suspect than nobody (Envoy's, for suspicion, never for a lost link)
+                found = [m for m in self.offering(service, major) if m.state is State.SUSPECT and m.link is not None]
+            self._candidates[key] = found
+        return found
+
+    def offering(self, service: str, major: int | None = None) -> list[Member[LinkT]]:
+        """Who is known to serve `service`, in whatever state."""
+        return [m for m in self._peers.values() if m.hello is not None and offers(m.hello, service, major)]
+
+
+def offers(hello: Hello, service: str, major: int | None) -> bool:
+    """Whether a node serves `service` in a version with this major number (None: any)."""
+    return any(offer.name == service and (major is None or offer.major == major) for offer in hello.services)

@@ -1,0 +1,259 @@
+"""The messages of the protocol, as they are on the wire. docs/protocol.md is the normative text.
+
+A message is a CBOR array whose first item is its kind. Numbers are append-only: a kind or a field is never renumbered
+or reused; new fields are appended, and a receiver ignores fields that it does not know. Every integer stays below
+2**31, so that JavaScript keeps it exact.
+
+In memory a message is the list itself, checked on arrival by `check`: no object is built per message on the hot path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+MAJOR: Final = 1
+MINOR: Final = 0
+
+# Kinds. 16 to 23 are reserved for streams (ITEM, END, CREDIT), 24 to 31 for security.
+HELLO: Final = 1  # [1, major, minor, {fields}]
+REJECT: Final = 2  # [2, code, text]: this link cannot be; the sender forgets it
+CALL: Final = 3  # [3, call, method, remaining ms, arguments, metadata / null]
+REPLY: Final = 4  # [4, call, value, metadata / null]
+ERROR: Final = 5  # [5, call, code, text, ran, {fields} / null]
+CANCEL: Final = 6  # [6, call]
+HEARTBEAT: Final = 7  # [7, ping / null, pong / null, report / null]
+DRAIN: Final = 8  # [8]
+DRAIN_ACK: Final = 9  # [9]
+GOODBYE: Final = 10  # [10, last call / null]
+UNSUPPORTED: Final = 11  # [11, kind]: the answer to a kind that the sender does not know
+
+# A report, inside a heartbeat: [calls in flight, yours among them, latency us / null, queue wait us, admission, state]
+SERVING: Final = 0
+DRAINING: Final = 1
+
+LIMIT: Final = 0x7FFF_FFFF  # the largest integer on the wire, and the modulus (plus one) of call numbers and clocks
+_ARGUMENT_TYPES: Final = (dict, list)
+_METADATA_TYPES: Final = (str, bytes)
+
+
+class ProtocolError(ValueError):
+    """What arrived is not this protocol. The message says what was wrong; whoever catches it adds who sent it."""
+
+
+Message = list[object]
+
+
+def tag_of(node_id: bytes) -> int:
+    """The 31 bits of an incarnation that every envelope for it carries; never 0, which means `not known yet`."""
+    return (int.from_bytes(node_id[:4], "big") >> 1) or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A service as a node offers it: the digest tells whether two nodes mean the same schema."""
+
+    name: str
+    version: str
+    digest: str
+
+    @property
+    def major(self) -> int:
+        return int(self.version.partition(".")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who a node is, said once on each link by each side."""
+
+    id: bytes
+    name: str
+    mesh: str
+    host: str = ""
+    addresses: tuple[str, ...] = ()
+    capacity: float = 1.0
+    services: tuple[Offer, ...] = ()
+    max_message: int = LIMIT
+    max_calls: int = LIMIT
+    software: str = ""
+    expects: bytes | None = None
+    major: int = MAJOR
+    minor: int = MINOR
+    draining: bool = field(default=False)
+
+    def message(self) -> Message:
+        fields: dict[str, object] = {
+            "id": self.id,
+            "name": self.name,
+            "mesh": self.mesh,
+            "host": self.host,
+            "addresses": list(self.addresses),
+            "capacity": self.capacity,
+            "services": [[offer.name, offer.version, offer.digest] for offer in self.services],
+            "limits": {"message": min(self.max_message, LIMIT), "calls": min(self.max_calls, LIMIT)},
+            "software": self.software,
+        }
+        if self.expects is not None:
+            fields["expects"] = self.expects
+        if self.draining:
+            fields["draining"] = True
+        return [HELLO, self.major, self.minor, fields]
+
+    @classmethod
+    def parse(cls, message: Message) -> Hello:
+        """A HELLO of our own major version; the version itself is checked before, by the caller."""
+        _, major, minor, fields = message[:4]
+        assert isinstance(major, int) and isinstance(minor, int) and isinstance(fields, dict)
+
+        def get(key: str, kinds: type | tuple[type, ...], default: object = None) -> object:
+            value = fields.get(key, default)
+            if not isinstance(value, kinds):
+                raise ProtocolError(f"HELLO: {key!r} is {type(value).__name__}, {value!r:.60}")
+            return value
+
+        node_id = get("id", bytes)
+        expects = fields.get("expects")
+        if len(node_id) != 16 or not (expects is None or isinstance(expects, bytes)):  # type: ignore[arg-type]
+            raise ProtocolError("HELLO: 'id' and 'expects' are 16 bytes")
+        capacity = get("capacity", (int, float), 1.0)
+        if not 0 < capacity < 1e6:  # type: ignore[operator]
+            raise ProtocolError(f"HELLO: 'capacity' is {capacity!r}, not within 0 to 1e6")
+        limits = get("limits", dict, {})
+        return cls(
+            id=node_id,  # type: ignore[arg-type]
+            name=get("name", str)[:MAX_NAME],  # type: ignore[index]
+            mesh=get("mesh", str),  # type: ignore[arg-type]
+            host=get("host", str, ""),  # type: ignore[arg-type]
+            addresses=tuple(a for a in get("addresses", list, []) if isinstance(a, str)),  # type: ignore[attr-defined]
+            capacity=float(capacity),  # type: ignore[arg-type]
+            services=tuple(_offer(item) for item in get("services", list, [])),  # type: ignore[attr-defined]
+            max_message=_limit(limits, "message"),
+            max_calls=_limit(limits, "calls"),
+            software=get("software", str, "")[:MAX_NAME],  # type: ignore[index]
+            expects=expects,
+            major=major,
+            minor=minor,
+            draining=fields.get("draining") is True,
+        )
+
+
+MAX_NAME: Final = 128
+
+
+def _limit(limits: object, key: str) -> int:
+    value = limits.get(key, LIMIT) if isinstance(limits, dict) else LIMIT
+    return value if isinstance(value, int) and 0 < value <= LIMIT else LIMIT
+
+
+def _offer(item: object) -> Offer:
+    if not (isinstance(item, list) and len(item) >= 3 and all(isinstance(part, str) for part in item[:3])):
+        raise ProtocolError(f"HELLO: a service is [name, version, digest], got {item!r:.60}")
+    offer = Offer(item[0], item[1], item[2])
+    try:
+        offer.major  # noqa: B018  (a property that parses)
+    except ValueError:
+        raise ProtocolError(f"HELLO: {item[1]!r:.20} is no version of service {item[0]!r:.60}") from None
+    return offer
+
+
+def _number(value: object) -> bool:
+    return type(value) is int and 0 <= value <= LIMIT
+
+
+def _metadata(value: object) -> bool:
+    return value is None or (
+        isinstance(value, dict)
+        and all(isinstance(key, str) and isinstance(item, _METADATA_TYPES) for key, item in value.items())
+    )
+
+
+def _check_hello(m: Message) -> bool:
+    return len(m) >= 4 and _number(m[1]) and _number(m[2]) and isinstance(m[3], dict)
+
+
+def _check_reject(m: Message) -> bool:
+    return len(m) >= 3 and _number(m[1]) and isinstance(m[2], str)
+
+
+def _check_call(m: Message) -> bool:
+    return (
+        len(m) >= 6
+        and type(m[1]) is int
+        and 0 <= m[1] <= LIMIT
+        and type(m[2]) is str
+        and type(m[3]) is int
+        and 0 <= m[3] <= LIMIT
+        and type(m[4]) in _ARGUMENT_TYPES
+        and (m[5] is None or _metadata(m[5]))
+    )
+
+
+def _check_reply(m: Message) -> bool:
+    return len(m) >= 4 and type(m[1]) is int and 0 <= m[1] <= LIMIT and (m[3] is None or _metadata(m[3]))
+
+
+def _check_error(m: Message) -> bool:
+    return (
+        len(m) >= 6
+        and _number(m[1])
+        and _number(m[2])
+        and isinstance(m[3], str)
+        and isinstance(m[4], bool)
+        and (m[5] is None or isinstance(m[5], dict))
+    )
+
+
+def _check_one_number(m: Message) -> bool:
+    return len(m) >= 2 and _number(m[1])
+
+
+def _check_heartbeat(m: Message) -> bool:
+    if len(m) < 4 or not all(item is None or _number(item) for item in m[1:3]):
+        return False
+    report = m[3]
+    return report is None or (
+        isinstance(report, list)
+        and len(report) >= 6
+        and all(_number(item) for item in report[:2] + report[3:6])
+        and (report[2] is None or _number(report[2]))
+    )
+
+
+def _check_nothing(m: Message) -> bool:
+    return True
+
+
+def _check_goodbye(m: Message) -> bool:
+    return len(m) >= 2 and (m[1] is None or _number(m[1]))
+
+
+CHECKS: Final[dict[int, tuple[str, Callable[[Message], bool]]]] = {
+    HELLO: ("HELLO", _check_hello),
+    REJECT: ("REJECT", _check_reject),
+    CALL: ("CALL", _check_call),
+    REPLY: ("REPLY", _check_reply),
+    ERROR: ("ERROR", _check_error),
+    CANCEL: ("CANCEL", _check_one_number),
+    HEARTBEAT: ("HEARTBEAT", _check_heartbeat),
+    DRAIN: ("DRAIN", _check_nothing),
+    DRAIN_ACK: ("DRAIN_ACK", _check_nothing),
+    GOODBYE: ("GOODBYE", _check_goodbye),
+    UNSUPPORTED: ("UNSUPPORTED", _check_one_number),
+}
+
+
+def check(message: object) -> int:
+    """The kind of a message that has the fields of its kind; ProtocolError for anything else.
+
+    A kind that this version does not know is returned as it is: the receiver answers UNSUPPORTED.
+    """
+    if type(message) is not list or not message:
+        raise ProtocolError(f"a message is a non-empty array, got {message!r:.60}")
+    kind = message[0]
+    if type(kind) is not int or not 0 <= kind <= LIMIT:
+        raise ProtocolError(f"a message begins with its kind, got {kind!r:.60}")
+    known = CHECKS.get(kind)
+    if known is not None and not known[1](message):
+        raise ProtocolError(f"{known[0]} has fields of the wrong number or type: {message!r:.120}")
+    return kind

@@ -1,0 +1,187 @@
+"""Messages to frames and back: the envelope, CBOR (RFC 8949), large binary values out of band, typed arrays (RFC 8746).
+
+An envelope is one CBOR array `[to, clock, messages]` in the first frame; the frames behind it are the large binary
+values of its messages, each referred to by tag 64077 with the frame's number (1 is the first behind the envelope).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import cbor2
+
+from .messages import LIMIT, Message, ProtocolError
+
+if TYPE_CHECKING:
+    import numpy
+
+__all__ = ["Frame", "decode", "encode", "externalize"]
+
+Frame = bytes | memoryview
+
+OUT_OF_BAND: Final = 64077  # a frame of its own; from the first-come-first-served range of the CBOR tag registry
+MULTI_DIMENSIONAL: Final = 40  # RFC 8746: [[dimensions], typed array], row-major
+OTHER_ARRAY: Final = 64078  # [dtype, [dimensions], bytes] for the element types that RFC 8746 lacks
+
+# RFC 8746, section 2.1: little-endian, or single bytes.
+_TYPED_ARRAYS: Final = {
+    "|u1": 64, "<u2": 69, "<u4": 70, "<u8": 71, "|i1": 72, "<i2": 77, "<i4": 78, "<i8": 79,
+    "<f2": 84, "<f4": 85, "<f8": 86,
+}  # fmt: skip
+_BIG_ENDIAN: Final = {65: ">u2", 66: ">u4", 67: ">u8", 73: ">i2", 74: ">i4", 75: ">i8", 80: ">f2", 81: ">f4", 82: ">f8"}
+_DTYPES: Final = {tag: dtype for dtype, tag in _TYPED_ARRAYS.items()} | {68: "|u1"} | _BIG_ENDIAN
+_OTHER_DTYPE: Final = re.compile(r"\|b1|<c8|<c16")
+
+MAX_DEPTH: Final = 64  # nesting of containers in a value; far above what people write, far below what hurts
+_ENVELOPE_DEPTH: Final = 8  # what an envelope, a message and a tagged array add to it
+MAX_MESSAGES: Final = 1024  # in one envelope
+MAX_FRAMES: Final = 256  # behind one envelope
+
+_SCALARS: Final = frozenset((str, int, float, bool, type(None)))
+
+
+def encode(to: int, clock: int, messages: list[Message]) -> bytes:
+    """The first frame of an envelope. Raises TypeError or ValueError where a value has no CBOR form."""
+    try:
+        return cbor2.dumps([to, clock, messages], default=_refuse)
+    except cbor2.CBOREncodeError as error:
+        raise TypeError(str(error)) from error
+
+
+def decode(frames: Sequence[Frame]) -> tuple[int, int, list[object]]:
+    """An envelope: the tag that it is for, its sender's clock, and its messages, still to be checked one by one.
+
+    Raises ProtocolError for anything that is no envelope, whatever the bytes.
+    """
+    if len(frames) > MAX_FRAMES + 1:
+        raise ProtocolError(f"{len(frames)} frames in one envelope, at most {MAX_FRAMES + 1} are allowed")
+    hook: Any = _no_frames if len(frames) == 1 else partial(_resolve, frames)
+    try:
+        envelope = cbor2.loads(
+            frames[0], tag_hook=hook, max_depth=MAX_DEPTH + _ENVELOPE_DEPTH, allow_indefinite=False, semantic_decoders=_FORBIDDEN
+        )
+    except ProtocolError:
+        raise
+    except Exception as error:  # the decoder's own, and whatever a hostile value makes its constructors raise
+        cause = error.__cause__ if isinstance(error.__cause__, ProtocolError) else error
+        raise ProtocolError(f"not CBOR of this protocol: {cause}"[:200]) from None
+    if type(envelope) is not list or len(envelope) < 3:
+        raise ProtocolError(f"an envelope is an array of three, got {envelope!r:.60}")
+    to, clock, messages = envelope[:3]
+    if type(to) is not int or type(clock) is not int or type(messages) is not list:
+        raise ProtocolError("an envelope is [receiver's tag, sender's clock, messages]")
+    if not (0 <= to <= LIMIT and 0 <= clock <= LIMIT):
+        raise ProtocolError("an envelope's tag and clock are below 2**31")
+    if len(messages) > MAX_MESSAGES:
+        raise ProtocolError(f"{len(messages)} messages in one envelope, at most {MAX_MESSAGES} are allowed")
+    return to, clock, messages
+
+
+def externalize(value: object, frames: list[Frame], inline_limit: int, depth: int = MAX_DEPTH) -> object:
+    """`value` with its large binary leaves moved to `frames` and its arrays in their CBOR form.
+
+    Containers are copied; nothing of the caller's is changed. Raises TypeError for an array whose elements have no
+    form on the wire, ValueError for containers nested deeper than MAX_DEPTH, which no receiver would read.
+    """
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is bytes:
+        return _binary(value, frames, inline_limit)  # type: ignore[arg-type]
+    if depth == 0:
+        raise ValueError(f"a value is nested deeper than {MAX_DEPTH} containers")
+    if kind is dict:
+        items = value.items()  # type: ignore[attr-defined]
+        return {key: externalize(item, frames, inline_limit, depth - 1) for key, item in items}
+    if kind is list or kind is tuple:
+        return [externalize(item, frames, inline_limit, depth - 1) for item in value]  # type: ignore[attr-defined]
+    if isinstance(value, (bytearray, memoryview)):
+        return _binary(memoryview(value), frames, inline_limit)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        if isinstance(value, numpy.ndarray):
+            return _array(value, frames, inline_limit)
+        if isinstance(value, numpy.generic):
+            return value.item()
+    return value
+
+
+def _binary(value: bytes | memoryview, frames: list[Frame], inline_limit: int) -> object:
+    size = value.nbytes if isinstance(value, memoryview) else len(value)
+    if size <= inline_limit or len(frames) >= MAX_FRAMES:
+        return bytes(value)
+    if isinstance(value, memoryview):
+        value = value.cast("B") if value.c_contiguous else memoryview(value.tobytes())
+    frames.append(value)
+    return cbor2.CBORTag(OUT_OF_BAND, len(frames))
+
+
+def _array(array: numpy.ndarray[Any, Any], frames: list[Frame], inline_limit: int) -> object:
+    import numpy
+
+    array = numpy.ascontiguousarray(array) if array.ndim else array
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    dtype = array.dtype.str
+    leaf = _binary(memoryview(array.reshape(-1).view(numpy.uint8)), frames, inline_limit) if array.size else b""
+    tag = _TYPED_ARRAYS.get(dtype)
+    if tag is not None:
+        return cbor2.CBORTag(MULTI_DIMENSIONAL, [list(array.shape), cbor2.CBORTag(tag, leaf)])
+    if _OTHER_DTYPE.fullmatch(dtype):
+        return cbor2.CBORTag(OTHER_ARRAY, [dtype, list(array.shape), leaf])
+    raise TypeError(f"an array of {array.dtype} has no form on the wire; send a list, or bytes of your own format")
+
+
+def _refuse(encoder: object, value: object) -> None:
+    raise TypeError(f"{type(value).__name__} has no form on the wire: {value!r:.60}")
+
+
+def _shared(*_: object) -> object:
+    raise ProtocolError("shared references (tags 28 and 29) are not part of this protocol: they could form a cycle")
+
+
+_FORBIDDEN: Final[Any] = {28: _shared, 29: _shared, 25: _shared, 256: _shared}
+
+
+def _no_frames(decoder: object, tag: cbor2.CBORTag, *_: object) -> object:
+    return _resolve((b"",), decoder, tag)
+
+
+def _resolve(frames: Sequence[Frame], _: object, tag: Any, *__: object) -> object:
+    number, value = tag.tag, tag.value
+    if number == OUT_OF_BAND:
+        if type(value) is not int or not 0 < value < len(frames):
+            raise ProtocolError(f"frame {value!r:.20} is referred to, but {len(frames) - 1} came with the envelope")
+        return memoryview(frames[value])
+    if number in _DTYPES and isinstance(value, (bytes, memoryview)):
+        return _typed(_DTYPES[number], None, value)
+    if number == MULTI_DIMENSIONAL and isinstance(value, list) and len(value) == 2:
+        return _reshape(value[0], value[1])
+    if number == OTHER_ARRAY and isinstance(value, list) and len(value) == 3:
+        dtype, shape, leaf = value
+        if isinstance(dtype, str) and _OTHER_DTYPE.fullmatch(dtype) and isinstance(leaf, (bytes, memoryview)):
+            return _typed(dtype, shape, leaf)
+    raise ProtocolError(f"CBOR tag {number} is not part of this protocol, or its content is of the wrong type")
+
+
+def _typed(dtype: str, shape: object, leaf: bytes | memoryview) -> object:
+    try:
+        import numpy
+    except ImportError:  # the values are all there; who needs the shape installs numpy
+        return memoryview(leaf)
+    array = numpy.frombuffer(leaf, dtype) if len(leaf) else numpy.empty(0, dtype)
+    return array if shape is None else _reshape(shape, array)
+
+
+def _reshape(shape: object, array: Any) -> object:
+    if not (isinstance(shape, list) and all(type(side) is int and 0 <= side <= LIMIT for side in shape)):
+        raise ProtocolError(f"an array's dimensions are small numbers, got {shape!r:.60}")
+    if isinstance(array, memoryview):  # numpy is not installed here
+        return array
+    if isinstance(array, list):
+        raise ProtocolError("an array's elements are a typed array (RFC 8746, section 2)")
+    return array.reshape(shape)

@@ -1,0 +1,376 @@
+"""Whom to connect to, when, and by which address. Links are made only to peers whose services are called; a peer of
+which it is not known what it serves is asked once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+from ._core.members import Member, Members, offers
+from ._core.messages import Hello
+from ._core.peer import Event, State
+from ._core.retry import backoff
+from ._link import Link, LinkOwner
+from ._platform import Host
+from ._transport import Transport
+from .config import Config
+from .discovery import Sighting
+from .errors import Code
+
+__all__ = ["Dialer"]
+
+_log = logging.getLogger("zmesh.dialer")
+
+_IPC_WITHIN: Final = 0.1  # seconds that a faster way on the same host may take before tcp is used
+
+
+class _Target:
+    """A sighting, and how far we are with it."""
+
+    __slots__ = ("deadline", "dialing", "failures", "first", "gone", "member", "reasons", "retry", "sighting")
+
+    def __init__(self, sighting: Sighting) -> None:
+        self.sighting = sighting
+        self.member: Member[Link] | None = None
+        self.dialing: list[Link] = []
+        self.first: Link | None = None  # open, while a faster way is tried
+        self.failures = 0
+        self.reasons: dict[str, str] = {}  # the last failure, by address
+        self.retry: asyncio.TimerHandle | None = None
+        self.deadline: asyncio.TimerHandle | None = None
+        self.gone = False  # its source says that it left: not dialed again
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.dialing) or self.first is not None or self.retry is not None
+
+
+class Dialer:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        owner: LinkOwner,
+        id: bytes,
+        config: Config,
+        host: Host,
+        transport: Transport,
+        members: Members[Link],
+        random: random.Random,
+        ready: Callable[[], None],
+    ) -> None:
+        """ready: told when a link was added that calls may use."""
+        self._loop = asyncio.get_running_loop()
+        self._owner = owner
+        self._id = id
+        self._config = config
+        self._host = host
+        self._transport = transport
+        self._members = members
+        self._random = random
+        self._ready = ready
+        self._targets: dict[str, _Target] = {}
+        self._by_link: dict[Link, _Target] = {}
+        self._wanted: dict[str, None] = {}
+        self._everybody = False
+        self._closed = False
+
+    # -- what is asked for
+
+    def want(self, service: str) -> None:
+        """Calls of `service` are made: find and link who offers it."""
+        if service not in self._wanted:
+            self._wanted[service] = None
+            self._look()
+
+    def want_everybody(self) -> None:
+        """Link every peer that is seen."""
+        if not self._everybody:
+            self._everybody = True
+            self._look()
+
+    def links(self) -> list[Link]:
+        """Every link that was dialed and is not over."""
+        return list(self._by_link)
+
+    def settled(self) -> bool:
+        """Whether everybody who was seen has been met or has failed once."""
+        return all(
+            target.member is not None or target.failures or target.gone
+            for target in self._targets.values()
+            if self._wants(target)
+        )
+
+    def problems(self) -> list[str]:
+        """What stands in the way of those who were seen and not met."""
+        return [
+            f"{address}: {reason}"
+            for target in self._targets.values()
+            if target.member is None or target.member.state is State.DEAD
+            for address, reason in target.reasons.items()
+        ]
+
+    # -- what discovery tells
+
+    def found(self, sighting: Sighting) -> None:
+        if sighting.id == self._id or self._closed:
+            return
+        target = self._targets.get(sighting.key)
+        if target is None:
+            target = self._targets[sighting.key] = _Target(sighting)
+        target.sighting = sighting
+        target.gone = False
+        if sighting.id is not None and target.member is None:
+            name = sighting.name or "?"
+            target.member = self._members.add(sighting.id, name, sighting.addresses, self._loop.time())
+        self._consider(target)
+
+    def lost(self, key: str) -> None:
+        target = self._targets.get(key)
+        if target is None:
+            return
+        target.gone = True
+        if target.member is None or target.member.link is None:
+            self._drop(target)
+
+    # -- what links tell
+
+    def opened(self, link: Link) -> None:
+        """A dialed link finished its handshake."""
+        target = self._by_link.get(link)
+        if target is None:
+            link.goodbye()
+            return
+        hello = link.remote
+        assert hello is not None
+        for other in target.dialing:
+            if other is not link:
+                del self._by_link[other]
+                other.close()
+        target.dialing.clear()
+        if target.first is not None:  # the faster way stands
+            first, target.first = target.first, None
+            del self._by_link[first]
+            first.goodbye()
+        elif (faster := self._faster(link, hello)) is not None:
+            target.first = link
+            self._dial(target, (faster,), hello.id)
+            self._loop.call_later(_IPC_WITHIN, self._use_first, target, link)
+            return
+        self._adopt(target, link, hello)
+
+    def closed(self, link: Link, reason: str, *, goodbye: bool) -> None:
+        """A dialed link failed or ended."""
+        target = self._by_link.pop(link, None)
+        if target is None:
+            return
+        member = link.member
+        if member is not None and member.link is link:
+            member.link = None
+            self._members.changed()
+            self._members.happen(member, Event.GOODBYE if goodbye else Event.LINK_LOST, self._loop.time())
+            if goodbye:
+                self._left(target)
+            else:
+                _log.info("lost the link with %s: %s", link.label, reason)
+                self._await_handshake(target)
+                self._consider(target)
+            return
+        if link is target.first:
+            target.first = None
+        if link in target.dialing:
+            target.dialing.remove(link)
+            if link.channel is not None:
+                target.reasons[link.channel.remote] = reason
+            if link.rejection is not None and self._hopeless(target, link.rejection):
+                return
+        if not target.dialing:
+            if target.first is not None:
+                self._use_first(target, target.first)
+            else:
+                self._failed(target)
+
+    def release_unwanted(self, member: Member[Link]) -> None:
+        """Let go of a link that was made only to learn what its peer serves."""
+        link, hello = member.link, member.hello
+        if link is None or hello is None or self._everybody or link.pending:
+            return
+        if not any(offers(hello, service, None) for service in self._wanted):
+            self._by_link.pop(link, None)
+            member.link = None
+            link.goodbye()
+            self._members.changed()
+            self._members.happen(member, Event.RELEASED, self._loop.time())
+
+    def close(self) -> None:
+        """Dial no more; say goodbye on every link."""
+        self._closed = True
+        for target in self._targets.values():
+            self._cancel_timers(target)
+        for link in list(self._by_link):
+            if link.remote is not None:
+                link.goodbye()
+            else:
+                link.close()
+        self._by_link.clear()
+
+    # -- how
+
+    def _look(self) -> None:
+        for target in list(self._targets.values()):
+            self._consider(target)
+
+    def _wants(self, target: _Target) -> bool:
+        if self._everybody:
+            return True
+        if not self._wanted:
+            return False
+        hello = target.member.hello if target.member is not None else None
+        return hello is None or any(offers(hello, service, None) for service in self._wanted)
+
+    def _consider(self, target: _Target) -> None:
+        """Dial, if this target is wanted and nothing is under way."""
+        member = target.member
+        linked = member is not None and member.link is not None
+        if self._closed or linked or target.busy or not self._wants(target):
+            return
+        if target.gone:
+            self._drop(target)
+            return
+        self._dial(target, target.sighting.addresses, target.sighting.id)
+
+    def _dial(self, target: _Target, addresses: tuple[str, ...], expects: bytes | None) -> None:
+        """All addresses at once; the first that shakes hands wins."""
+        for address in addresses:
+            link = Link(self._owner, dialed=True, expects=expects)
+            try:
+                link.channel = self._transport.dial(address, link)
+            except (ValueError, OSError) as error:
+                target.reasons[address] = str(error)
+                link.close()
+                continue
+            target.dialing.append(link)
+            self._by_link[link] = target
+        if not target.dialing and target.first is None:
+            self._failed(target)
+
+    def _faster(self, link: Link, hello: Hello) -> str | None:
+        """An address that is better than the one in use: the abstract socket of a node on this host."""
+        channel = link.channel
+        if not self._config.ipc or not self._host.abstract_sockets or hello.host != self._host.identity:
+            return None
+        if channel is None or channel.remote.startswith("ipc://"):
+            return None
+        return next((address for address in hello.addresses if address.startswith("ipc://@")), None)
+
+    def _use_first(self, target: _Target, link: Link) -> None:
+        """The faster way did not come up: go on by the one there is."""
+        if target.first is not link:
+            return
+        target.first = None
+        for other in target.dialing:
+            del self._by_link[other]
+            other.close()
+        target.dialing.clear()
+        if link.remote is not None:
+            self._adopt(target, link, link.remote)
+
+    def _adopt(self, target: _Target, link: Link, hello: Hello) -> None:
+        """This link is the one for our calls to this peer."""
+        now = self._loop.time()
+        target.failures = 0
+        target.reasons.clear()
+        self._cancel_timers(target)
+        addresses = tuple(a for a in hello.addresses if a.startswith("tcp://")) or target.sighting.addresses
+        member = self._members.add(hello.id, hello.name, addresses, now)
+        if target.member is not None and target.member is not member:
+            self._members.remove(target.member)  # its successor answers at its address
+        target.member = member
+        if member.link is not None:  # met by another of its sightings already
+            del self._by_link[link]
+            link.goodbye()
+            return
+        link.member = member
+        member.round_trip = link.round_trip
+        self._members.met(member, hello, link, now)
+        self._ready()
+        self._loop.call_soon(self.release_unwanted, member)
+
+    def _await_handshake(self, target: _Target) -> None:
+        """The peer is dead unless it shakes hands again within `redial_within`."""
+        if target.deadline is None:
+            target.deadline = self._loop.call_later(self._config.redial_within, self._no_handshake, target)
+
+    def _no_handshake(self, target: _Target) -> None:
+        target.deadline = None
+        member = target.member
+        if member is not None and member.link is None and member.state in (State.SUSPECT, State.NEW, State.IDLE):
+            self._members.happen(member, Event.NO_HANDSHAKE, self._loop.time())
+
+    def _failed(self, target: _Target) -> None:
+        """No address answered."""
+        target.failures += 1
+        if target.failures == 1 and target.reasons:
+            _log.info("cannot reach %s: %s", target.sighting.name or target.sighting.key, target.reasons)
+        if target.deadline is None and target.member is not None and target.member.state is not State.DEAD:
+            self._await_handshake(target)
+        if target.gone:
+            self._drop(target)
+        elif target.retry is None and not self._closed:
+            pause = backoff(target.failures - 1, self._config.backoff, self._config.max_backoff, self._random)
+            target.retry = self._loop.call_later(pause, self._try_again, target)
+
+    def _try_again(self, target: _Target) -> None:
+        target.retry = None
+        self._consider(target)
+
+    def _hopeless(self, target: _Target, rejection: tuple[int, str]) -> bool:
+        """Whether a rejection means that this sighting will never do; it is dropped then."""
+        code, text = rejection
+        if code == Code.ALREADY_EXISTS:  # ourselves
+            self._drop(target)
+            return True
+        if target.sighting.id is None:  # a static address: another node may answer there later
+            return False
+        if code == Code.NOT_FOUND:  # another incarnation answers at this address: this one is gone
+            if not target.dialing:
+                self._drop(target)
+                return True
+            return False
+        if code in (Code.FAILED_PRECONDITION, Code.UNIMPLEMENTED):
+            _log.warning("%s will not talk to us: %s", target.sighting.name or target.sighting.key, text)
+        return False
+
+    def _left(self, target: _Target) -> None:
+        """The node said goodbye. Its incarnation never comes back; at a static address a successor may."""
+        member = target.member
+        target.member = None
+        if member is not None:
+            self._members.remove(member)
+        if target.sighting.id is not None or target.gone:
+            self._drop(target)
+        else:
+            self._failed(target)
+
+    def _drop(self, target: _Target) -> None:
+        self._cancel_timers(target)
+        self._targets.pop(target.sighting.key, None)
+        for link in [*target.dialing, *([target.first] if target.first else [])]:
+            self._by_link.pop(link, None)
+            link.close()
+        member = target.member
+        if member is not None and member.link is None:
+            if member.state in (State.NEW, State.SUSPECT, State.IDLE):
+                self._members.happen(member, Event.NO_HANDSHAKE, self._loop.time())
+            self._members.remove(member)
+
+    def _cancel_timers(self, target: _Target) -> None:
+        for timer in (target.retry, target.deadline):
+            if timer is not None:
+                timer.cancel()
+        target.retry = target.deadline = None

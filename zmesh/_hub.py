@@ -1,0 +1,249 @@
+"""The links of a node: routes what they tell to the calling half, the serving half and the dialer, and keeps time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from ._client import Client
+from ._core import messages as m
+from ._core.members import Member, Members
+from ._core.messages import Hello, Message
+from ._core.peer import Event, State
+from ._core.timing import Deadlines
+from ._dialer import Dialer
+from ._link import Link, Stage
+from ._server import Server
+from ._transport import Channel, Transport
+from .config import Config
+from .errors import Code
+
+__all__ = ["Hub"]
+
+_log = logging.getLogger("zmesh.node")
+
+_BUSY_TICKS: Final = 5  # looks at silence per heartbeat while calls are open: suspicion is at most 50 ms late
+_MUTED: Final = 1_000  # links that were refused and whose channel is remembered, so that each is logged once
+
+
+class Hub:
+    """See the module. `LinkOwner` of every link."""
+
+    client: Client
+    dialer: Dialer
+    server: Server | None = None
+
+    def __init__(self, *, config: Config, identity: Hello, transport: Transport) -> None:
+        self.config = config
+        self.identity = identity
+        self.tag = m.tag_of(identity.id)
+        self.transport = transport
+        self.deadlines: Deadlines[Callable[[], None]] = Deadlines()
+        self.members: Members[Link] = Members(self._member_changed)
+        self._loop = asyncio.get_running_loop()
+        self._accepted: dict[Link, None] = {}
+        self._muted: deque[Link] = deque()
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._tick_due = 0.0
+        self._all_left: asyncio.Event = asyncio.Event()
+        self.observer: Callable[[Member[Link], State], None] | None = None
+
+    def start(self, client: Client, dialer: Dialer, server: Server | None) -> None:
+        self.client, self.dialer, self.server = client, dialer, server
+        self.reply_received = client.replied
+        self._schedule_tick()
+
+    def accept(self, channel: Channel) -> Link:
+        """Somebody dialed us."""
+        link = Link(self, dialed=False)
+        link.channel = channel
+        self._accepted[link] = None
+        return link
+
+    # -- LinkOwner
+
+    def hello(self, expects: bytes | None) -> Hello:
+        if expects is None:
+            return self.identity
+        return Hello(
+            **{name: getattr(self.identity, name) for name in Hello.__slots__ if name != "expects"}, expects=expects
+        )
+
+    def admits(self, link: Link, hello: Hello) -> tuple[int, str] | None:
+        ours = self.identity
+        if hello.id == ours.id:
+            return Code.ALREADY_EXISTS, "this is the node that dialed"
+        if hello.mesh != ours.mesh:
+            return (
+                Code.FAILED_PRECONDITION,
+                f"{ours.name!r} belongs to mesh {ours.mesh!r}, {hello.name!r} to {hello.mesh!r}: "
+                "give both the same --mesh or ZMESH_MESH",
+            )
+        if hello.expects is not None and hello.expects != ours.id:
+            return Code.NOT_FOUND, f"another incarnation than the one expected answers here: {ours.name!r}"
+        if not link.dialed and self.server is not None and self.server.draining:
+            return Code.UNAVAILABLE, f"{ours.name!r} is leaving"
+        return None
+
+    def link_opened(self, link: Link) -> None:
+        if link.dialed:
+            self.dialer.opened(link)
+
+    def link_heard(self, link: Link) -> None:
+        self._happen(link, Event.HEARD)
+
+    def link_silent(self, link: Link) -> None:
+        self._happen(link, Event.SILENCE)
+        self.client.second_attempts(link)
+
+    def link_draining(self, link: Link) -> None:
+        self._happen(link, Event.DRAIN)
+
+    def link_drained(self, link: Link) -> None:
+        link.goodbye()
+
+    def link_closed(self, link: Link, reason: str, *, goodbye: bool) -> None:
+        if link.dialed:
+            self.dialer.closed(link, reason, goodbye=goodbye)
+        elif self._accepted.pop(link, self) is None and link.remote is None:
+            self._muted.append(link)
+            if len(self._muted) > _MUTED:
+                self._muted.popleft().forget()
+        if not self._accepted:
+            self._all_left.set()
+        self.client.link_closed(link)
+        if self.server is not None:
+            self.server.link_closed(link)
+
+    def call_received(self, link: Link, message: Message, waited: int) -> None:
+        if self.server is not None:
+            self.server.received(link, message, waited)
+        else:
+            number: int = message[1]  # type: ignore[assignment]
+            link.fail(number, Code.UNIMPLEMENTED, f"{self.identity.name!r} offers no services", ran=False)
+
+    def cancel_received(self, link: Link, call: int) -> None:
+        if self.server is not None:
+            self.server.cancelled(link, call)
+
+    def report_received(self, link: Link, report: Message) -> None:
+        if link.member is not None:
+            link.member.report(report)
+
+    def report(self, link: Link) -> Message | None:
+        return None if self.server is None else self.server.report(link)
+
+    # -- time
+
+    def arm(self) -> None:
+        """A deadline was put down: make sure that the timer is not later."""
+        due = self.deadlines.next()
+        timer = self._deadline_timer
+        if due is None or (timer is not None and timer.when() <= due):
+            return
+        if timer is not None:
+            timer.cancel()
+        self._deadline_timer = self._loop.call_at(due, self._deadlines_due, due)
+
+    def _deadlines_due(self, due: float) -> None:
+        self._deadline_timer = None
+        now = self._loop.time()
+        if now - due > self.config.heartbeat / 2:  # we stood still: an answer that has arrived is no timeout
+            self.transport.poll()
+        for item in self.deadlines.due(now):
+            item()
+        self.arm()
+
+    def _schedule_tick(self) -> None:
+        busy = any(member.link is not None and member.link.pending for member in self.members)
+        pause = self.config.heartbeat / _BUSY_TICKS if busy else self.config.heartbeat
+        self._tick_due = self._loop.time() + pause
+        self._tick_timer = self._loop.call_at(self._tick_due, self._tick)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        links = self._links()
+        if now - self._tick_due > self.config.heartbeat / 2:
+            # The process was stopped, or its loop stood still: silence is no evidence, and what has arrived
+            # meanwhile (answers, cancels, goodbyes) is handled before anything is judged.
+            _log.debug("the loop stood still for %.3f s", now - self._tick_due)
+            self.transport.poll()
+            for link in links:
+                link.pardon(now)
+        for link in links:
+            link.tick(now)
+        for member in self.members:
+            member.forget_stale(now)
+            if member.link is not None:
+                member.round_trip = member.link.round_trip
+        self._schedule_tick()
+
+    def catch_up(self) -> None:
+        """Handle everything that has arrived."""
+        self.transport.poll()
+
+    # -- ending
+
+    async def drain(self, grace: float) -> None:
+        """Let every caller go by the protocol's handshake, bounded by `grace` seconds."""
+        if self.server is None:
+            return
+        self.server.draining = True
+        until = self._loop.time() + grace
+        for link in list(self._accepted):
+            if link.stage is Stage.OPEN:
+                link.drain()
+            elif link.stage is Stage.CONNECTING:
+                self._accepted.pop(link, None)
+                link.close()
+        await self.server.drained(grace)
+        await self._left(max(until - self._loop.time(), 0.0))
+        for link in list(self._accepted):  # they did not acknowledge in time
+            link.goodbye()
+        await self._left(self.config.redial_within)
+
+    async def _left(self, seconds: float) -> None:
+        """Wait until every caller has closed its link."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._accepted:
+                    self._all_left.clear()
+                    await self._all_left.wait()
+        except TimeoutError:
+            pass
+
+    def close(self) -> None:
+        """Close everything; open calls end with an error."""
+        for timer in (self._deadline_timer, self._tick_timer):
+            if timer is not None:
+                timer.cancel()
+        self.client.close(f"node {self.identity.name!r} is closed")
+        links = self._links()
+        self.dialer.close()
+        for link in links:
+            link.close(linger=self.config.redial_within)
+            self.client.link_closed(link)
+        if self.server is not None:
+            self.server.stop()
+        self.transport.close()
+
+    # -- inside
+
+    def _links(self) -> list[Link]:
+        return [*self._accepted, *self.dialer.links()]
+
+    def _happen(self, link: Link, event: Event) -> None:
+        member = link.member
+        if member is not None and member.link is link:
+            self.members.happen(member, event, self._loop.time())
+
+    def _member_changed(self, member: Member[Link], before: State) -> None:
+        _log.info("%s: %s -> %s", member.name, before.value, member.state.value)
+        if self.observer is not None:
+            self.observer(member, before)
+        if member.state is State.ALIVE:
+            self.client.resume()

@@ -1,0 +1,497 @@
+"""One link: the connection to one peer, from its handshake to its end. Batches what is sent, keeps the sender's clock,
+pings when it is quiet, and hands calls and answers to the two halves of the node.
+
+A link is dialed by the side that wants to call, but knows no client and server: either side may number calls on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ._core import messages as m
+from ._core.messages import LIMIT, Hello, Message, ProtocolError
+from ._core.timing import QueueClock, expand
+from ._core.wire import decode, encode, externalize
+from ._transport import Channel, Frame, Sent
+from .config import Config
+from .errors import Code
+
+if TYPE_CHECKING:
+    from ._client import Attempt
+    from ._core.members import Member
+    from ._server import Running
+
+__all__ = ["Link", "LinkOwner", "Stage"]
+
+_log = logging.getLogger("zmesh.link")
+
+_PAGE_MESSAGES: Final = 512  # in one envelope that we send: half of what a receiver allows
+_PAGE_FRAMES: Final = 64  # large values behind it
+_RETRY_FULL: Final = 0.005  # seconds until a full queue is tried again
+
+
+class Stage(enum.Enum):
+    """How far a link has come."""
+
+    CONNECTING = "connecting"  # no HELLO from the other side yet
+    OPEN = "open"
+    LEAVING = "leaving"  # one side drains: no new calls from the other
+    CLOSED = "closed"
+
+
+class LinkOwner(Protocol):
+    """The node, as a link sees it."""
+
+    config: Config
+    tag: int
+    reply_received: Callable[[Link, Attempt, Message], None]
+    """The REPLY or ERROR to an attempt; it is no longer in `link.pending`."""
+
+    def hello(self, expects: bytes | None) -> Hello:
+        """What to say of ourselves."""
+
+    def admits(self, link: Link, hello: Hello) -> tuple[int, str] | None:
+        """None, or the status code and text with which a link is rejected."""
+
+    def link_opened(self, link: Link) -> None:
+        """The other side's HELLO was accepted: `link.remote` is set."""
+
+    def link_heard(self, link: Link) -> None:
+        """Something came after the link had been reported silent."""
+
+    def link_silent(self, link: Link) -> None:
+        """Nothing came for `suspect_after` while calls of ours were open."""
+
+    def link_draining(self, link: Link) -> None:
+        """The peer leaves: it takes no new calls."""
+
+    def link_drained(self, link: Link) -> None:
+        """The peer has acknowledged our drain, and nothing of its runs here any more."""
+
+    def link_closed(self, link: Link, reason: str, *, goodbye: bool) -> None:
+        """The link is over. `goodbye`: the peer said so. `link.pending` and `link.running` hold what was open."""
+
+    def call_received(self, link: Link, message: Message, waited: int) -> None:
+        """A CALL that stood `waited` ms in queues."""
+
+    def cancel_received(self, link: Link, call: int) -> None:
+        """A CANCEL."""
+
+    def report_received(self, link: Link, report: Message) -> None:
+        """A load report."""
+
+    def report(self, link: Link) -> Message | None:
+        """Our load report for this peer; None where we serve nothing."""
+
+
+class Link:
+    """See the module. `Handler` of its channel."""
+
+    def __init__(self, owner: LinkOwner, *, dialed: bool, expects: bytes | None = None) -> None:
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._config = owner.config
+        self.dialed = dialed
+        self._expects = expects
+        self.channel: Channel | None = None
+        self.stage = Stage.CONNECTING
+        self.remote: Hello | None = None
+        self.member: Member[Link] | None = None  # whose link this is, once it was chosen for our calls
+        self.rejection: tuple[int, str] | None = None  # what the other side said when it refused the link
+        self.round_trip: float | None = None
+        self.pending: dict[int, Attempt] = {}  # our calls over this link, by number
+        self.running: dict[int, Running] = {}  # the peer's calls that we run, by number
+        self.sequence = 0  # of our calls; its low 31 bits are the number on the wire
+        self.flushed = 0  # the last sequence that was handed to the transport
+        self.suspected = False
+        self.acknowledged = False  # the peer answered our DRAIN
+        self._draining = False  # we said DRAIN
+        self._last_received: int | None = None
+        self._to = 0
+        self._queue_clock = QueueClock()
+        self._born = self._heard = self._busy_since = self._loop.time()
+        self._pinged: tuple[int, float] = (0, 0.0)
+        self._messages: list[Message] = []
+        self._frames: list[Frame] = []
+        self._pages: deque[tuple[list[Frame], int]] = deque()  # encoded, not yet taken by the transport
+        self._flush_handle: asyncio.Handle | None = None
+        self._report_due = False
+
+    # -- what the rest of the node asks for
+
+    @property
+    def usable(self) -> bool:
+        """Whether a new call may go over it: open, and not blocked by a peer that does not read."""
+        return self.stage is Stage.OPEN and not self._pages
+
+    def call(
+        self,
+        attempt: Attempt,
+        method: str,
+        remaining: int,
+        arguments: object,
+        metadata: Mapping[str, str | bytes] | None,
+        *,
+        may_hold_buffers: bool,
+    ) -> int:
+        """Number and send a call; the number. Raises TypeError or ValueError for a value without a form on the wire."""
+        if may_hold_buffers:
+            arguments = externalize(arguments, self._frames, self._config.inline_limit)
+        self.sequence += 1
+        number = self.sequence & LIMIT
+        pending = self.pending
+        while number in pending:  # a call that has been open for 2**31 others
+            self.sequence += 1
+            number = self.sequence & LIMIT
+        if not pending:
+            self._busy_since = self._loop.time()
+        pending[number] = attempt
+        attempt.sequence = self.sequence
+        self.post([m.CALL, number, method, remaining, arguments, metadata])
+        return number
+
+    def cancel(self, number: int) -> None:
+        """Give up a call of ours; an answer that still comes is ignored."""
+        if self.pending.pop(number, None) is not None:
+            self.post([m.CANCEL, number])
+
+    def reply(self, number: int, value: object, metadata: Mapping[str, str | bytes] | None, *, buffers: bool) -> None:
+        """Answer a call of the peer's. Raises TypeError or ValueError for a value without a form on the wire."""
+        if buffers:
+            value = externalize(value, self._frames, self._config.inline_limit)
+        self._report_due = True
+        self.post([m.REPLY, number, value, metadata])
+
+    def fail(self, number: int, code: int, text: str, *, ran: bool, fields: dict[str, object] | None = None) -> None:
+        """Answer a call of the peer's with an error. `ran`: whether the handler was started."""
+        self._report_due = True
+        self.post([m.ERROR, number, code, text, ran, fields])
+
+    def post(self, message: Message) -> None:
+        """Send a message with everything else that is ready in this turn of the loop."""
+        if self.stage is Stage.CLOSED:
+            return
+        self._messages.append(message)
+        if self._flush_handle is None:
+            self._flush_handle = self._loop.call_soon(self._flush)
+        if len(self._messages) >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
+            self._turn_page()
+
+    def drain(self) -> None:
+        """Tell the peer that we leave; `link_drained` follows when its calls are done."""
+        if self.stage is Stage.OPEN:
+            self.stage = Stage.LEAVING
+            self._draining = True
+            self.post([m.DRAIN])
+
+    def settled(self) -> None:
+        """A call of the peer's has ended here (the server half says so after taking it out of `running`)."""
+        if self._draining and self.acknowledged and not self.running:
+            self._owner.link_drained(self)
+
+    def goodbye(self) -> None:
+        """Say the last word. A dialed link closes at once; an accepted one when the peer has answered or is gone."""
+        if self.stage in (Stage.OPEN, Stage.LEAVING):
+            self.post([m.GOODBYE, self._last_received])
+            self._flush()
+            if self.dialed and self.stage is not Stage.CLOSED:  # type: ignore[comparison-overlap]
+                self.close(linger=self._config.redial_within)
+
+    def close(self, linger: float = 0.0) -> None:
+        """End the link without telling the owner."""
+        if self.stage is Stage.CLOSED:
+            return
+        self.stage = Stage.CLOSED
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+        if self.channel is not None:
+            self.channel.close(linger)
+
+    def pardon(self, now: float) -> None:
+        """After a local pause silence is no evidence."""
+        self._heard = max(self._heard, now)
+        self._busy_since = max(self._busy_since, now)
+        self._born = max(self._born, now)
+
+    def tick(self, now: float) -> None:
+        """Judge silence; ping where it is quiet. Called some times per heartbeat."""
+        config = self._config
+        if self.stage is Stage.CONNECTING:
+            if now - self._born >= config.handshake_timeout:
+                self._end("no HELLO within the handshake's time: no zmesh node, or one that does not answer")
+            return
+        quiet = now - self._heard
+        busy = self.pending or self.running
+        interval = config.heartbeat if busy else config.idle_heartbeat * (1 if self.dialed else 2)
+        number, when = self._pinged
+        if quiet >= interval and now - when >= interval:
+            self._pinged = ((number + 1) & LIMIT, now)
+            self.post([m.HEARTBEAT, self._pinged[0], None, self._owner.report(self)])
+        if self.pending and not self.suspected:
+            if now - max(self._heard, self._busy_since) >= config.suspect_after:
+                self.suspected = True
+                self._owner.link_silent(self)
+
+    # -- what the channel tells
+
+    def opened(self) -> None:
+        self._send_hello()
+
+    def received(self, frames: list[Frame]) -> None:
+        if self.stage is Stage.CLOSED:  # a stranger that was refused and goes on: said once, not read again
+            return
+        now = self._loop.time()
+        try:
+            to, clock, messages = decode(frames)
+        except ProtocolError as error:
+            self._violation(str(error))
+            return
+        if to != self._owner.tag and (to or self.stage is not Stage.CONNECTING):
+            self._violation(f"an envelope for another incarnation ({to:08x}, this is {self._owner.tag:08x})")
+            return
+        milliseconds = int(now * 1000)
+        waited = self._queue_clock.waited(clock, milliseconds)
+        self._heard = now
+        if self.suspected:
+            self.suspected = False
+            self._owner.link_heard(self)
+        pending = self.pending
+        owner = self._owner
+        for message in messages:
+            try:
+                kind = m.check(message)
+            except ProtocolError as error:
+                self._bad_message(message, str(error))
+                continue
+            assert isinstance(message, list)
+            if self.remote is None and kind not in (m.HELLO, m.REJECT):
+                self._violation(f"message kind {kind} before HELLO")
+            elif kind == m.REPLY or kind == m.ERROR:
+                attempt = pending.pop(message[1], None)
+                if attempt is not None:  # else we gave it up
+                    owner.reply_received(self, attempt, message)
+            elif kind == m.CALL:
+                self._last_received = message[1]
+                owner.call_received(self, message, waited)
+            else:
+                self._control(kind, message)
+            if self.stage is Stage.CLOSED:
+                return
+
+    def closed(self, reason: str) -> None:
+        self._end(reason)
+
+    def _control(self, kind: int, message: Message) -> None:
+        """Everything that is not on the hot path."""
+        if kind == m.HEARTBEAT:
+            self._heartbeat(message)
+        elif kind == m.CANCEL:
+            self._owner.cancel_received(self, message[1])  # type: ignore[arg-type]
+        elif kind == m.HELLO:
+            self._hello(message)
+        elif kind == m.REJECT:
+            self.rejection = (message[1], message[2])  # type: ignore[assignment]
+            self._end(f"rejected by the other side: {message[2]}", goodbye=self.remote is not None)
+        elif kind == m.DRAIN:
+            self.stage = Stage.LEAVING
+            self._owner.link_draining(self)
+            self.post([m.DRAIN_ACK])  # behind every call that we have sent
+        elif kind == m.DRAIN_ACK:
+            self.acknowledged = True
+            self.settled()
+        elif kind == m.GOODBYE:
+            self._goodbye(message)
+        elif kind == m.UNSUPPORTED:
+            _log.warning("%s does not know message kind %s of ours", self.label, message[1])
+        else:
+            _log.warning("%s sent message kind %s, which this version does not know", self.label, kind)
+            self.post([m.UNSUPPORTED, kind])
+
+    def _hello(self, message: Message) -> None:
+        if self.remote is not None:
+            self._violation("a second HELLO")
+            return
+        if message[1] != m.MAJOR:
+            self._reject(
+                Code.UNIMPLEMENTED,
+                f"protocol version {message[1]}.{message[2]} is not spoken here, {m.MAJOR}.{m.MINOR} is: "
+                "use one zmesh release on both sides",
+            )
+            return
+        try:
+            hello = Hello.parse(message)
+        except ProtocolError as error:
+            self._violation(str(error))
+            return
+        rejection = self._owner.admits(self, hello)
+        self._to = m.tag_of(hello.id)
+        if rejection is not None:
+            self._reject(*rejection)
+            return
+        self.remote = hello
+        if not self.dialed:
+            self._send_hello()
+        else:
+            self.round_trip = self._loop.time() - self._born
+        self.stage = Stage.OPEN
+        self._owner.link_opened(self)
+
+    def _send_hello(self) -> None:
+        self.post(self._owner.hello(self._expects).message())
+        self._flush()
+
+    def _heartbeat(self, message: Message) -> None:
+        _, ping, pong, report = message[:4]
+        if report is not None:
+            self._owner.report_received(self, report)  # type: ignore[arg-type]
+        if pong is not None and pong == self._pinged[0]:
+            self.round_trip = self._loop.time() - self._pinged[1]
+        if ping is not None:
+            self.post([m.HEARTBEAT, None, ping, self._owner.report(self)])
+
+    def _goodbye(self, message: Message) -> None:
+        last = message[1]
+        if self.dialed:
+            # Its answer lets the other side leave at once instead of after its grace.
+            self.post([m.GOODBYE, self._last_received])
+            self._flush()
+        if last is None:
+            self.last_run = 0
+        else:
+            self.last_run = expand(last, self.sequence + 1)  # type: ignore[arg-type]
+        self._end("the node has left", goodbye=True, linger=self._config.redial_within)
+
+    last_run: int | None = None  # after GOODBYE: the last of our calls that the peer took; later ones never ran
+
+    # -- sending
+
+    def _turn_page(self) -> None:
+        """Encode what is collected. A value that cannot be encoded fails its own call and nothing else."""
+        if self._report_due:
+            self._report_due = False
+            report = self._owner.report(self)
+            if report is not None:
+                self._messages.append([m.HEARTBEAT, None, None, report])
+        messages, frames = self._messages, self._frames
+        if not messages:
+            return
+        self._messages, self._frames = [], []
+        clock = int(self._loop.time() * 1000) & LIMIT
+        try:
+            envelope = encode(self._to, clock, messages)
+        except (TypeError, ValueError):
+            envelope = encode(self._to, clock, self._encodable(messages))
+        if len(envelope) > self._limit:
+            small = [message for message in messages if self._fits(message)]
+            envelope = encode(self._to, clock, small)
+        self._pages.append(([envelope, *frames], self.sequence))
+
+    @property
+    def _limit(self) -> int:
+        return self._config.max_message if self.remote is None else self.remote.max_message
+
+    def _encodable(self, messages: list[Message]) -> list[Message]:
+        good: list[Message] = []
+        for message in messages:
+            try:
+                encode(0, 0, [message])
+            except (TypeError, ValueError) as error:
+                self._unsendable(message, f"has a value without a form on the wire: {error}")
+            else:
+                good.append(message)
+        return good
+
+    def _fits(self, message: Message) -> bool:
+        try:
+            size = len(encode(0, 0, [message]))
+        except (TypeError, ValueError):  # dropped by _encodable already
+            return False
+        if size <= self._limit:
+            return True
+        self._unsendable(message, f"is {size} bytes; {self.label} takes {self._limit}: send large values as bytes")
+        return False
+
+    def _unsendable(self, message: Message, why: str) -> None:
+        number: int = message[1]  # type: ignore[assignment]
+        if message[0] == m.CALL:
+            attempt = self.pending.pop(number, None)
+            if attempt is not None:
+                error: Message = [m.ERROR, number, Code.INVALID_ARGUMENT, f"the call {why}", False, None]
+                self._loop.call_soon(self._owner.reply_received, self, attempt, error)
+        elif message[0] == m.REPLY:
+            self.fail(number, Code.INTERNAL, f"the result {why}", ran=True)
+        elif message[0] == m.ERROR and message[5] is not None:
+            self.post([*message[:3], f"{message[3]} (its details were left out: the error {why})", message[4], None])
+        else:
+            _log.error("dropped a message of kind %s to %s: it %s", message[0], self.label, why)
+
+    def _flush(self) -> None:
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        if self.stage is Stage.CLOSED or self.channel is None:
+            return
+        self._turn_page()
+        pages, send = self._pages, self.channel.send
+        while pages:
+            frames, sequence = pages[0]
+            sent = send(frames)
+            if sent is Sent.TAKEN:
+                pages.popleft()
+                self.flushed = sequence
+            elif sent is Sent.FULL:
+                if len(pages) * _PAGE_MESSAGES > self._config.max_queued_messages:
+                    self._end("the peer does not read: its queue and ours are full")
+                elif self._flush_handle is None:
+                    self._flush_handle = self._loop.call_later(_RETRY_FULL, self._flush)
+                return
+            else:
+                self._end("connection lost")
+                return
+
+    # -- ending
+
+    @property
+    def label(self) -> str:
+        """Who is at the other end, for people."""
+        where = self.channel.remote if self.channel is not None else "?"
+        return f"{self.remote.name!r} at {where}" if self.remote is not None else where
+
+    def _bad_message(self, message: object, why: str) -> None:
+        """One message is wrong: its call is answered where it has a number, the rest of the envelope goes on."""
+        _log.warning("%s sent a bad message: %s", self.label, why)
+        if isinstance(message, list) and len(message) > 1 and message[0] == m.CALL and type(message[1]) is int:
+            if 0 <= message[1] <= LIMIT:
+                self.fail(message[1], Code.INVALID_ARGUMENT, f"malformed CALL: {why}"[:500], ran=False)
+
+    def _violation(self, why: str) -> None:
+        if self.stage is Stage.CLOSED:
+            return
+        self._reject(Code.INVALID_ARGUMENT, f"not the zmesh protocol: {why}")
+
+    def _reject(self, code: int, text: str) -> None:
+        _log.warning("refused the link with %s: %s", self.label, text)
+        self.post([m.REJECT, code, text[:500]])
+        self._flush()
+        if self.dialed:
+            self._end(f"refused here: {text}", linger=self._config.redial_within)
+        elif self.stage is not Stage.CLOSED:
+            # The channel stays, muted: a ROUTER cannot hang up, and a new link for each further message would be
+            # refused, and logged, again. The owner forgets it when it has too many.
+            self.stage = Stage.CLOSED
+            self._owner.link_closed(self, f"refused here: {text}", goodbye=False)
+
+    def forget(self) -> None:
+        """Let go of the channel of a refused link."""
+        if self.channel is not None:
+            self.channel.close()
+
+    def _end(self, reason: str, *, goodbye: bool = False, linger: float = 0.0) -> None:
+        if self.stage is not Stage.CLOSED:
+            self.close(linger)
+            self._owner.link_closed(self, reason, goodbye=goodbye)

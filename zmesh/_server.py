@@ -1,0 +1,335 @@
+"""The serving half of a node: admits calls, runs their handlers within their deadlines, answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from ._core import messages as m
+from ._core.messages import Message
+from ._core.timing import Average, Deadlines
+from ._link import Link
+from ._platform import Executor
+from .config import Config
+from .context import current
+from .errors import Code, RpcError
+from .schema import MethodSchema, ServiceSchema
+
+__all__ = ["Handler", "Running", "Server"]
+
+_log = logging.getLogger("zmesh.server")
+
+_NO_METADATA: Final[Mapping[str, str | bytes]] = {}
+_LATENCY_MEMORY: Final = 10.0  # seconds
+_LATE_START: Final = 0.125  # seconds between arrival and start that betray a stalled loop: half a heartbeat
+
+
+class Handler:
+    """A method, bound to the instance that serves it."""
+
+    __slots__ = ("function", "schema")
+
+    def __init__(self, schema: MethodSchema, function: Callable[..., Any]) -> None:
+        self.schema = schema
+        self.function = function
+
+
+class Running:
+    """A call that this node serves. As an item of `Deadlines` it is called when its time is over."""
+
+    __slots__ = (
+        "answered",
+        "arguments",
+        "arrived",
+        "begun",
+        "deadline",
+        "link",
+        "loop",
+        "metadata",
+        "method",
+        "number",
+        "over",
+        "reply_metadata",
+        "server",
+        "slot",
+        "started",
+        "task",
+    )
+
+    def __init__(self, server: Server, link: Link, method: Handler, message: Message, arrived: float) -> None:
+        self.server = server
+        self.loop = server.loop
+        self.link = link
+        self.method = method
+        self.number: int = message[1]  # type: ignore[assignment]
+        self.arguments = message[4]
+        self.metadata: Mapping[str, str | bytes] = message[5] or _NO_METADATA  # type: ignore[assignment]
+        self.reply_metadata: dict[str, str | bytes] | None = None
+        self.arrived = arrived
+        self.deadline = 0.0
+        self.slot = 0
+        self.begun = False  # its task took its first step
+        self.started = False  # the handler began
+        self.answered = False  # nothing more is sent: answered, cancelled, or its link is gone
+        self.over = False  # the handler ended
+        self.task: asyncio.Task[None] | None = None
+
+    def __call__(self) -> None:
+        self.server.expired(self)
+
+
+class Server:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        services: Sequence[tuple[ServiceSchema, object]],
+        threads: int,
+        executor: Executor,
+        deadlines: Deadlines[Callable[[], None]],
+        arm: Callable[[], None],
+        catch_up: Callable[[], None],
+        client: Callable[[Any], Any],
+        name: str,
+    ) -> None:
+        """catch_up: deliver every message that has arrived. arm: told after a deadline was put down."""
+        self.loop = asyncio.get_running_loop()
+        self.client = client
+        self._config = config
+        self._name = name
+        self._executor = executor
+        self._deadlines = deadlines
+        self._arm = arm
+        self._catch_up = catch_up
+        self._slots = asyncio.Semaphore(threads)
+        self._running: dict[Running, None] = {}
+        self._abandoned = 0  # plain handlers whose caller has its error already, but which still occupy a thread
+        self._latency = Average(_LATENCY_MEMORY)
+        self._queue_wait = Average(_LATENCY_MEMORY)
+        self._drained: asyncio.Event = asyncio.Event()
+        self.draining = False
+        self._names = [schema.name for schema, _ in services]
+        self._handlers: dict[str, Handler] = {}
+        for schema, instance in services:
+            for method in schema.methods.values():
+                raw = getattr(type(instance), method.name).handler
+                self._handlers[method.path] = Handler(method, raw.__get__(instance))
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that occupy this node."""
+        return len(self._running) + self._abandoned
+
+    def received(self, link: Link, message: Message, waited: int) -> None:
+        """A CALL that stood `waited` ms in queues on its way."""
+        number, path, remaining = message[1], message[2], message[3] - waited  # type: ignore[operator]
+        handler = self._handlers.get(path)  # type: ignore[arg-type]
+        if handler is None:
+            link.fail(number, Code.UNIMPLEMENTED, self._unknown(path), ran=False)  # type: ignore[arg-type]
+            return
+        if remaining <= 0:
+            text = f"{path} expired before it ran: it stood {waited} ms in queues"
+            link.fail(number, Code.DEADLINE_EXCEEDED, text, ran=False)  # type: ignore[arg-type]
+            return
+        if self.in_flight >= self._config.max_calls:
+            text = f"{self._name!r} runs {self.in_flight} calls, its limit (Config.max_calls)"
+            link.fail(number, Code.RESOURCE_EXHAUSTED, text, ran=False)  # type: ignore[arg-type]
+            return
+        if handler.schema.kind != "unary":
+            text = f"{path} streams, which this version does not carry over the network"
+            link.fail(number, Code.UNIMPLEMENTED, text, ran=False)  # type: ignore[arg-type]
+            return
+        if number in link.running:
+            link.fail(number, Code.INVALID_ARGUMENT, f"call {number} is running already", ran=False)  # type: ignore[arg-type]
+            return
+        now = self.loop.time()
+        running = Running(self, link, handler, message, now)
+        running.deadline = now + remaining / 1000
+        running.slot = self._deadlines.add(running.deadline, running)
+        self._arm()
+        link.running[running.number] = running
+        self._running[running] = None
+        # A task, so it starts in the next turn of the loop: a cancel that came right behind it is seen first.
+        running.task = self.loop.create_task(self._run(running))
+
+    def cancelled(self, link: Link, number: int) -> None:
+        """The caller gave up a call."""
+        running = link.running.get(number)
+        if running is not None:
+            self._stop(running)
+
+    def expired(self, running: Running) -> None:
+        """A call's deadline has passed."""
+        if not running.answered:
+            text = f"{running.method.schema.path} did not finish by its deadline"
+            running.link.fail(running.number, Code.DEADLINE_EXCEEDED, text, ran=running.started)
+            self._stop(running)
+
+    def link_closed(self, link: Link) -> None:
+        """A caller is gone: nobody waits for what runs for it."""
+        for running in list(link.running.values()):
+            self._stop(running)
+
+    def report(self, link: Link) -> Message:
+        """Our load, for one peer."""
+        latency, wait = self._latency.value, self._queue_wait.value
+        return [
+            self.in_flight,
+            len(link.running),
+            None if latency is None else min(int(latency * 1e6), m.LIMIT),
+            0 if wait is None else min(int(wait * 1e6), m.LIMIT),
+            0,
+            m.DRAINING if self.draining else m.SERVING,
+        ]
+
+    async def drained(self, grace: float) -> None:
+        """Wait until nothing runs, at most `grace` seconds; then cancel what does (a plain `def` cannot be)."""
+        try:
+            async with asyncio.timeout(grace):
+                while self._running or self._abandoned:
+                    self._drained.clear()
+                    await self._drained.wait()
+        except TimeoutError:
+            still = [running.method.schema.path for running in self._running]
+            _log.warning("%r leaves without waiting for %s", self._name, ", ".join(still[:10]) or "abandoned threads")
+
+    def stop(self) -> None:
+        """Cancel what runs; take no more."""
+        for running in list(self._running):
+            self._stop(running)
+        self._executor.close()
+
+    # -- one call
+
+    async def _run(self, running: Running) -> None:
+        running.begun = True
+        schema = running.method.schema
+        now = self.loop.time()
+        if now - running.arrived > _LATE_START:
+            # The loop stood still between arrival and start: a cancel may lie unread behind the call.
+            self._catch_up()
+        current.set(running)
+        try:
+            if running.answered:
+                return
+            if now >= running.deadline:
+                self.expired(running)
+                return
+            args, kwargs = schema.load_arguments(running.arguments)
+            running.arguments = None
+            running.started = True
+            if schema.is_async:
+                value = await running.method.function(*args, **kwargs)
+            else:
+                running.started = False
+                value = await self._in_thread(running, args, kwargs)
+            result = schema.dump_result(value)
+            if not running.answered:
+                self._answer(running)
+                metadata = running.reply_metadata
+                running.link.reply(running.number, result, metadata, buffers=schema.buffers_in_result)
+        except asyncio.CancelledError:
+            if not running.answered:
+                text = f"{schema.path} was cancelled at {self._name!r}"
+                self._fail(running, Code.CANCELLED, text, None)
+        except RpcError as error:
+            fields: dict[str, object] = {"details": dict(error.details)} if error.details else {}
+            self._fail(running, error.code, error.message, fields or None)
+        except Exception as error:
+            self._fail(running, Code.INTERNAL, f"{type(error).__name__}: {error}", self._remote(error, schema))
+        except BaseException as error:  # SystemExit, KeyboardInterrupt: the caller is told, the process goes its way
+            self._fail(running, Code.INTERNAL, f"{type(error).__name__}: {error}", None)
+            raise
+        finally:
+            self._over(running)
+
+    async def _in_thread(self, running: Running, args: list[Any], kwargs: dict[str, Any]) -> object:
+        """Run a plain `def` in a worker thread. Cancelled, it leaves the thread its slot until the function returns."""
+        await self._slots.acquire()
+        waiting = self.loop.time()
+        self._queue_wait.add(waiting - running.arrived, waiting)
+        if running.answered or waiting >= running.deadline:
+            self._slots.release()
+            if not running.answered:
+                self.expired(running)
+            raise asyncio.CancelledError
+        running.started = True
+        function, variables = running.method.function, contextvars.copy_context()
+        try:
+            future = self._executor.submit(lambda: variables.run(function, *args, **kwargs))
+        except BaseException:
+            self._slots.release()
+            raise
+        try:
+            value = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if not future.done():
+                self._abandoned += 1
+                future.add_done_callback(self._returned)
+                raise
+            self._slots.release()
+            raise
+        except BaseException:
+            self._slots.release()
+            raise
+        self._slots.release()
+        return value
+
+    def _returned(self, future: asyncio.Future[object]) -> None:
+        """A plain handler whose caller had its error long ago has come back."""
+        if not future.cancelled() and (error := future.exception()) is not None:
+            _log.info("a handler that outlived its call raised %s: %s", type(error).__name__, error)
+        self._abandoned -= 1
+        self._slots.release()
+        self._drained.set()
+
+    def _answer(self, running: Running) -> None:
+        """From here on nothing more is sent for this call."""
+        running.answered = True
+        running.link.running.pop(running.number, None)
+        running.link.settled()
+
+    def _fail(self, running: Running, code: int, text: str, fields: dict[str, object] | None) -> None:
+        if not running.answered:
+            running.link.fail(running.number, code, text, ran=running.started, fields=fields)
+            self._answer(running)
+
+    def _stop(self, running: Running) -> None:
+        self._answer(running)
+        if running.task is not None:
+            running.task.cancel()
+        if not running.begun:  # a task that is cancelled before its first step never runs its `finally`
+            self._over(running)
+
+    def _over(self, running: Running) -> None:
+        if running.over:
+            return
+        running.over = True
+        del self._running[running]
+        self._deadlines.remove(running.slot, running)
+        if running.started:
+            now = self.loop.time()
+            self._latency.add(now - running.arrived, now)
+        if not self._running:
+            self._drained.set()
+
+    def _remote(self, error: Exception, schema: MethodSchema) -> dict[str, object]:
+        """What the caller may know of an exception that is no RpcError; the log here has all of it."""
+        _log.error("%s raised %s", schema.path, type(error).__name__, exc_info=error)
+        fields: dict[str, object] = {"type": type(error).__qualname__}
+        if self._config.send_tracebacks:
+            fields["traceback"] = "".join(traceback.format_exception(error))
+        return fields
+
+    def _unknown(self, path: object) -> str:
+        service, _, method = str(path).rpartition(".")
+        if service not in self._names:
+            return f"{self._name!r} does not offer service {service!r}; it offers {', '.join(self._names) or 'none'}"
+        methods = [h.schema.name for h in self._handlers.values() if h.schema.service == service]
+        return f"service {service!r} at {self._name!r} has no method {method!r}; it has {', '.join(methods)}"

@@ -1,0 +1,385 @@
+"""The ZeroMQ transport: a ROUTER inbox, a DEALER per connection that is dialed. The only importer of zmq.
+
+What is unusual here follows from how libzmq 4.3 behaves; each point was tried:
+
+- The sockets' descriptor is edge-triggered. After every receive *and every send* the pending events are looked at
+  again, or a message sleeps until the next one comes.
+- A DEALER is one connection for its whole life: it never reconnects, so that nothing queued for a process that died is
+  ever delivered to its successor. When it loses its connection, what had arrived is read first.
+- No routing id is ever set: a stranger who takes a peer's id would mute that peer.
+- ROUTER_MANDATORY: a send to a peer that is gone or does not read is an error, not a silent drop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+import zmq
+import zmq.utils.monitor
+
+from ..config import Config
+from . import Accept, Channel, Frame, Handler, Sent
+
+__all__ = ["ZeroMQTransport"]
+
+_log = logging.getLogger("zmesh.transport")
+
+_NEVER: Final = 1_000_000_000  # ms; as a reconnection interval: never (-1 would discard what has arrived)
+_MAX_SOCKETS: Final = 65_535  # a link needs three (DEALER and its monitor's pair); libzmq's default is 1,023
+_QUEUE: Final = 1_000  # envelopes per connection and direction, libzmq's default; each carries many messages
+_ENVELOPES_A_TURN: Final = 100  # taken from one socket before timers and other sockets get their turn
+_EVENTS: Final = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_CONNECT_RETRIED
+)
+_REASONS: Final = {
+    int(zmq.EVENT_DISCONNECTED): "connection lost",
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "ZMTP handshake failed",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "ZMTP handshake failed: no ZeroMQ peer, or another security mechanism",
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "ZMTP handshake failed: not authorised",
+    int(zmq.EVENT_CLOSED): "connection refused or unreachable",
+    int(zmq.EVENT_CONNECT_RETRIED): "connection refused or unreachable",
+}
+_ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(\*|\d{1,5})|ipc://\S+")
+
+_context_lock = threading.Lock()
+_context: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
+
+
+def _shared_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """The process's one context (one IO thread serves all nodes); a new one after a fork."""
+    global _context
+    with _context_lock:
+        if _context is None or _context[0] != os.getpid():
+            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+            context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+            _raise_descriptor_limit()
+            _context = (os.getpid(), context)
+        return _context[1]
+
+
+def _raise_descriptor_limit() -> None:
+    """A link costs some five descriptors; the soft limit (often 1,024) is there to be raised by who needs it."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        if soft != resource.RLIM_INFINITY and soft < hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def check_address(address: str) -> str:
+    """The address itself. Raises ValueError that says what an address looks like."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None or (match[2] not in (None, "*") and int(match[2]) > 65_535):
+        raise ValueError(f"{address!r} is no address; write tcp://HOST:PORT, tcp://[IPV6]:PORT or ipc://PATH")
+    return address
+
+
+class ZeroMQTransport:
+    """See `_transport.Transport`."""
+
+    def __init__(self, config: Config) -> None:
+        loop = asyncio.get_running_loop()
+        if not hasattr(loop, "add_reader") or "Proactor" in type(loop).__name__:
+            raise RuntimeError(
+                "zmesh needs an event loop that can watch descriptors; on Windows run "
+                "asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy()) first"
+            )
+        self._loop = loop
+        self._config = config
+        self._context = _shared_context()
+        self._inbox: _Inbox | None = None
+        self._dialed: dict[_Dialed, None] = {}
+
+    def listen(self, address: str, accept: Accept) -> str:
+        check_address(address)
+        if self._inbox is None:
+            self._inbox = _Inbox(self, accept)
+        return self._inbox.bind(address)
+
+    def dial(self, address: str, handler: Handler) -> Channel:
+        channel = _Dialed(self, check_address(address), handler)
+        self._dialed[channel] = None
+        return channel
+
+    def poll(self) -> None:
+        if self._inbox is not None:
+            self._inbox.poll(None)
+        for channel in list(self._dialed):
+            channel.poll(None)
+
+    def close(self) -> None:
+        for channel in list(self._dialed):
+            channel.close()
+        if self._inbox is not None:
+            self._inbox.close()
+            self._inbox = None
+
+    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        config = self._config
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, _QUEUE)
+        socket.setsockopt(zmq.RCVHWM, _QUEUE)
+        socket.setsockopt(zmq.MAXMSGSIZE, config.max_message)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, round(config.transport_heartbeat * 1000))
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(config.transport_timeout * 1000))
+        socket.setsockopt(zmq.HANDSHAKE_IVL, round(config.handshake_timeout * 1000))
+        return socket
+
+
+class _Socket:
+    """A socket whose descriptor is on the loop. Subclasses say what `_receive` and `_drained` do."""
+
+    def __init__(self, transport: ZeroMQTransport, kind: int) -> None:
+        self._transport = transport
+        self._loop = transport._loop
+        self._zmq = transport._socket(kind)
+        self._descriptor: int = self._zmq.getsockopt(zmq.FD)  # type: ignore[assignment]
+        self._again: asyncio.Handle | None = None
+        self._closed = False
+
+    def _watch(self) -> None:
+        self._loop.add_reader(self._descriptor, self.poll)
+        self._look_again()  # an edge may have passed before anybody watched
+
+    def poll(self, limit: int | None = _ENVELOPES_A_TURN) -> None:
+        """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn."""
+        taken = 0
+        try:
+            while limit is None or taken < limit:
+                if self._closed:
+                    return
+                self._receive()
+                taken += 1
+        except zmq.Again:
+            return
+        except zmq.ZMQError as error:
+            if self._closed or error.errno in (zmq.ETERM, zmq.ENOTSOCK):
+                return
+            raise
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if self._again is None and not self._closed:
+            self._again = self._loop.call_soon(self._poll_again)
+
+    def _poll_again(self) -> None:
+        self._again = None
+        if not self._closed:
+            self.poll()
+
+    def _after_send(self) -> None:
+        # A send may swallow the edge of a message that arrived meanwhile.
+        if self._zmq.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]
+            self._look_again()
+
+    def _receive(self) -> None:
+        raise NotImplementedError
+
+    def _close_socket(self, linger: float) -> None:
+        self._closed = True
+        self._loop.remove_reader(self._descriptor)
+        if self._again is not None:
+            self._again.cancel()
+        self._zmq.close(linger=round(linger * 1000))
+
+
+class _Dialed(_Socket):
+    """A DEALER: one connection, never another."""
+
+    def __init__(self, transport: ZeroMQTransport, address: str, handler: Handler) -> None:
+        super().__init__(transport, zmq.DEALER)
+        self.remote = address
+        self._handler = handler
+        socket = self._zmq
+        socket.setsockopt(zmq.RECONNECT_IVL, _NEVER)
+        if address.startswith("tcp://["):
+            socket.setsockopt(zmq.IPV6, 1)
+        self._monitor = socket.get_monitor_socket(_EVENTS)
+        self._monitor_descriptor: int = self._monitor.getsockopt(zmq.FD)  # type: ignore[assignment]
+        self._loop.add_reader(self._monitor_descriptor, self._poll_monitor)
+        self._watch()
+        self._loop.call_soon(self._poll_monitor)
+        try:
+            socket.connect(address)
+        except zmq.ZMQError as error:
+            # No such device, unresolvable: an answer like any other failed dial, but not from inside dial().
+            self._loop.call_soon(self._end, f"cannot connect to {address}: {error}")
+
+    def send(self, frames: Sequence[Frame]) -> Sent:
+        if self._closed:
+            return Sent.GONE
+        try:
+            if len(frames) == 1:
+                self._zmq.send(frames[0], zmq.NOBLOCK)
+            else:
+                self._zmq.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return Sent.FULL
+        self._after_send()
+        return Sent.TAKEN
+
+    def close(self, linger: float = 0.0) -> None:
+        if self._closed:
+            return
+        self._transport._dialed.pop(self, None)
+        self._loop.remove_reader(self._monitor_descriptor)
+        with contextlib.suppress(zmq.ZMQError):
+            self._zmq.disable_monitor()
+        self._monitor.close(linger=0)
+        self._close_socket(linger)
+
+    def poll(self, limit: int | None = _ENVELOPES_A_TURN) -> None:
+        super().poll(limit)
+        if limit is None and not self._closed:
+            self._poll_monitor()
+
+    def _receive(self) -> None:
+        socket = self._zmq
+        first = socket.recv(zmq.NOBLOCK)
+        if socket.getsockopt(zmq.RCVMORE):
+            self._handler.received(_rest(socket, first))
+        else:
+            self._handler.received([first])
+
+    def _poll_monitor(self) -> None:
+        if self._closed:
+            return
+        try:
+            while not self._closed:
+                event = zmq.utils.monitor.recv_monitor_message(self._monitor, zmq.NOBLOCK)
+                kind = int(event["event"])
+                if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                    self._handler.opened()
+                else:
+                    self._end(_REASONS.get(kind, "connection lost"))
+        except zmq.Again:
+            return
+        except zmq.ZMQError as error:
+            if not self._closed and error.errno not in (zmq.ETERM, zmq.ENOTSOCK):
+                raise
+
+    def _end(self, reason: str) -> None:
+        if self._closed:
+            return
+        super().poll(None)  # replies that had arrived are answers, not losses
+        if self._closed:  # one of them made the handler close us
+            return
+        self.close()
+        self._handler.closed(reason)
+
+
+class _Accepted:
+    """A connection that somebody else dialed: a routing id of the inbox."""
+
+    __slots__ = ("_handler", "_inbox", "_routing_id", "remote")
+
+    def __init__(self, inbox: _Inbox, routing_id: bytes) -> None:
+        self._inbox = inbox
+        self._routing_id = routing_id
+        self._handler: Handler | None = None
+        self.remote = f"connection {routing_id.hex()}"
+
+    def send(self, frames: Sequence[Frame]) -> Sent:
+        return self._inbox.send(self._routing_id, frames)
+
+    def close(self, linger: float = 0.0) -> None:
+        self._inbox.forget(self._routing_id)
+
+
+class _Inbox(_Socket):
+    """The ROUTER: everything that others dial."""
+
+    def __init__(self, transport: ZeroMQTransport, accept: Accept) -> None:
+        super().__init__(transport, zmq.ROUTER)
+        self._accept = accept
+        self._channels: dict[bytes, _Accepted] = {}
+        self._zmq.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._watch()
+
+    def bind(self, address: str) -> str:
+        socket = self._zmq
+        if address.startswith("tcp://*:"):
+            # IPv6 with IPv4 mapped, where the system has it; else IPv4 alone.
+            socket.setsockopt(zmq.IPV6, 1)
+            try:
+                return self._bind(address)
+            except OSError as error:
+                if error.errno == zmq.EADDRINUSE:
+                    raise
+                socket.setsockopt(zmq.IPV6, 0)
+        elif address.startswith("tcp://["):
+            socket.setsockopt(zmq.IPV6, 1)
+        return self._bind(address)
+
+    def _bind(self, address: str) -> str:
+        try:
+            self._zmq.bind(re.sub(r":0$", ":*", address))
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
+        return self._zmq.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
+
+    def send(self, routing_id: bytes, frames: Sequence[Frame]) -> Sent:
+        if self._closed:
+            return Sent.GONE
+        try:
+            self._zmq.send(routing_id, zmq.NOBLOCK | zmq.SNDMORE)
+            if len(frames) == 1:
+                self._zmq.send(frames[0], zmq.NOBLOCK)
+            else:
+                self._zmq.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return Sent.FULL
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return Sent.GONE
+            raise
+        self._after_send()
+        return Sent.TAKEN
+
+    def forget(self, routing_id: bytes) -> None:
+        self._channels.pop(routing_id, None)
+
+    def _receive(self) -> None:
+        socket = self._zmq
+        routing_id = socket.recv(zmq.NOBLOCK)
+        if not socket.getsockopt(zmq.RCVMORE):
+            return
+        first = socket.recv(zmq.NOBLOCK)
+        frames = _rest(socket, first) if socket.getsockopt(zmq.RCVMORE) else [first]
+        channel = self._channels.get(routing_id)
+        if channel is None:
+            channel = self._channels[routing_id] = _Accepted(self, routing_id)
+            channel._handler = self._accept(channel)
+        channel._handler.received(frames)  # type: ignore[union-attr]
+
+    def close(self) -> None:
+        # What was sent last (GOODBYE) may still be on its way out.
+        self._close_socket(linger=0.2)
+        self._channels.clear()
+
+
+def _rest(socket: zmq.Socket[bytes], first: bytes) -> list[Frame]:
+    """The frames behind the first, without a copy."""
+    frames: list[Frame] = [first]
+    while True:
+        frame: Any = socket.recv(zmq.NOBLOCK, copy=False)
+        frames.append(frame.buffer)
+        if not frame.more:
+            return frames

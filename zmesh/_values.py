@@ -1,0 +1,266 @@
+"""Python values to trees that CBOR carries and back, converted and checked by one annotation."""
+
+from __future__ import annotations
+
+import collections.abc
+import datetime
+import decimal
+import inspect
+import sys
+import types
+import typing
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+__all__ = ["Form", "dump_untyped", "json_schemas", "text_of"]
+
+_BINARY: Final = (bytes, bytearray, memoryview)
+# What to_builtins would turn into strings. Kept as they are until they are checked, or a UUID would pass for a `str`.
+_NATIVE: Final = (
+    *_BINARY,
+    datetime.datetime,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    uuid.UUID,
+    decimal.Decimal,
+)
+# Subclasses of these are encoded as these (np.float64 is a float).
+_SUBCLASSED: Final[tuple[type[Any], ...]] = (str, int, float, bytes, bytearray)
+_SCALARS: Final[frozenset[type]] = frozenset({str, int, float, bool, bytes, type(None)})
+
+_inspect = msgspec.inspect
+# Annotations whose values of exactly this class need neither check nor conversion: nearly all arguments of nearly all
+# calls, at a tenth of the cost of msgspec.convert.
+_UNCHANGED: Final[tuple[tuple[_inspect.Type, frozenset[type]], ...]] = (
+    (_inspect.AnyType(), _SCALARS),
+    (_inspect.StrType(), frozenset({str})),
+    (_inspect.IntType(), frozenset({int})),
+    (_inspect.FloatType(), frozenset({float})),
+    (_inspect.BoolType(), frozenset({bool})),
+    (_inspect.BytesType(), frozenset({bytes})),
+    (_inspect.MemoryViewType(), frozenset({memoryview})),
+    (_inspect.NoneType(), frozenset({type(None)})),
+)
+_HOLD_BUFFERS: Final = (_inspect.BytesType, _inspect.ByteArrayType, _inspect.MemoryViewType)
+_BECOME_STRINGS: Final = (
+    _inspect.DateTimeType,
+    _inspect.DateType,
+    _inspect.TimeType,
+    _inspect.TimeDeltaType,
+    _inspect.UUIDType,
+    _inspect.DecimalType,
+)
+
+
+class Form:
+    """One annotation, compiled: Python values to trees that CBOR carries and back, checked both ways.
+
+    exact: classes whose own instances are the same on both sides, and need no call of `dump` or `load`.
+    may_hold_buffers: whether a value may hold bytes-likes or arrays, which travel out of band when they are large.
+    """
+
+    __slots__ = ("_anything", "_detaches", "_record", "_stringifies", "annotation", "exact", "may_hold_buffers")
+
+    def __init__(self, annotation: object) -> None:
+        """Raises TypeError where values of this annotation cannot be converted, NameError where it does not resolve."""
+        self.annotation: Any = annotation
+        info = _inspect.type_info(annotation)
+        parts = _parts_of(info)
+        for part in parts:
+            if isinstance(part, (_inspect.RawType, _inspect.ExtType)) or (
+                isinstance(part, _inspect.CustomType) and part.cls is not object and not _is_array_class(part.cls)
+            ):
+                refused = getattr(part, "cls", None) or type(part)
+                raise TypeError(
+                    f"there is no conversion for `{text_of(refused)}` "
+                    "(use builtins, dataclasses, TypedDict, NamedTuple, enums, datetime, UUID, Decimal, numpy.ndarray)"
+                )
+        holds_anything = any(_is_anything(part) for part in parts)
+        self._anything = _is_anything(info)
+        self.may_hold_buffers = holds_anything or any(
+            isinstance(part, (*_HOLD_BUFFERS, _inspect.CustomType)) for part in parts
+        )
+        self._stringifies = holds_anything or any(isinstance(part, _BECOME_STRINGS) for part in parts)
+        # Small binaries arrive as bytes, large ones as memoryviews: without an annotation to say which, always bytes.
+        self._detaches = holds_anything and not any(isinstance(part, _inspect.MemoryViewType) for part in parts)
+        while isinstance(info, _inspect.Metadata):
+            info = info.type
+        choices = info.types if isinstance(info, _inspect.UnionType) else (info,)
+        self.exact: frozenset[type] = frozenset().union(
+            *(classes for plain, classes in _UNCHANGED for choice in choices if choice == plain)
+        )
+        # msgspec keeps what it compiled of a Struct on the class, but compiles `list[int]` again at every convert.
+        self._record: type[Any] = msgspec.defstruct("_Record", [("value", annotation)], array_like=True)
+        self._convert(None, _NATIVE, _checked_array, str_keys=False, probe=True)
+
+    def dump(self, value: object) -> object:
+        """A checked copy of the value, as a tree for CBOR; binary leaves and arrays are not copied.
+
+        Raises whatever says that the value does not fit, `msgspec.ValidationError` first of all.
+        """
+        try:
+            tree = msgspec.to_builtins(value, builtin_types=_leaves(_NATIVE), enc_hook=_plain)
+        except TypeError:
+            self._convert(value, _NATIVE, _checked_array, str_keys=False)  # says better what was expected
+            raise
+        self._convert(tree, _NATIVE, _checked_array, str_keys=False)
+        if self._stringifies:
+            tree = msgspec.to_builtins(tree, builtin_types=_leaves(_BINARY), enc_hook=_plain)
+        return tree
+
+    def load(self, wire: object) -> object:
+        """The value of this annotation from a decoded tree. Raises as `dump` does."""
+        if self._detaches:
+            wire = _with_bytes(wire)
+        if self._anything:
+            return wire
+        return self._convert(wire, _BINARY, _array, str_keys=True)
+
+    def _convert(
+        self,
+        wire: object,
+        builtin_types: tuple[type, ...],
+        array_hook: Callable[[type, Any], Any],
+        *,
+        str_keys: bool,
+        probe: bool = False,
+    ) -> object:
+        """str_keys: also take the keys of a `dict[int, ...]` as strings, as JavaScript sends them."""
+        try:
+            return msgspec.convert(
+                (wire,), self._record, builtin_types=builtin_types, dec_hook=array_hook, str_keys=str_keys
+            ).value
+        except msgspec.ValidationError:
+            if probe:
+                return None
+        # Once more, so that the path in the message starts at the value and not at the record around it.
+        return msgspec.convert(
+            wire, self.annotation, builtin_types=builtin_types, dec_hook=array_hook, str_keys=str_keys
+        )
+
+
+def dump_untyped(value: object) -> object:
+    """A value as a tree for CBOR, where no annotation says what it should be. Raises TypeError for what has no form."""
+    return value if type(value) in _SCALARS else _ANYTHING.dump(value)
+
+
+def _with_bytes(wire: object) -> object:
+    """The same tree with bytes for memoryviews."""
+    kind = type(wire)
+    if kind is memoryview:
+        return bytes(typing.cast(memoryview, wire))
+    if kind is list or kind is tuple:
+        items = typing.cast("list[object]", wire)
+        return wire if _SCALARS.issuperset(map(type, items)) else [_with_bytes(item) for item in items]
+    if kind is dict:
+        named = typing.cast("dict[object, object]", wire)
+        return wire if _SCALARS.issuperset(map(type, named.values())) else {k: _with_bytes(v) for k, v in named.items()}
+    return wire
+
+
+def _parts_of(info: _inspect.Type) -> list[_inspect.Type]:
+    """A type and all types within it; recursive types end, each part is there once."""
+    seen: dict[int, Any] = {}
+    waiting: list[Any] = [info]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, tuple):
+            waiting.extend(part)
+        elif isinstance(part, (_inspect.Type, _inspect.Field)) and id(part) not in seen:
+            seen[id(part)] = part
+            waiting.extend(getattr(part, field) for field in part.__struct_fields__)
+    return [part for part in seen.values() if isinstance(part, _inspect.Type)]
+
+
+def _is_anything(info: _inspect.Type) -> bool:
+    return isinstance(info, _inspect.AnyType) or (isinstance(info, _inspect.CustomType) and info.cls is object)
+
+
+def _numpy() -> Any:
+    """numpy where something else imported it: before that there are no arrays, and importing it takes its time."""
+    return sys.modules.get("numpy")
+
+
+def _is_array_class(cls: type) -> bool:
+    numpy = _numpy()
+    return numpy is not None and cls is numpy.ndarray
+
+
+def _leaves(builtin_types: tuple[type, ...]) -> tuple[type, ...]:
+    numpy = _numpy()
+    return builtin_types if numpy is None else (*builtin_types, numpy.ndarray)
+
+
+def _plain(value: Any) -> object:
+    """The builtin behind what msgspec does not take: subclasses of builtins, NumPy's scalars, other collections."""
+    for base in _SUBCLASSED:
+        if isinstance(value, base):
+            return base(value)
+    numpy = _numpy()
+    if numpy is not None and isinstance(value, numpy.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (collections.abc.Sequence, collections.abc.Set)):
+        return list(value)
+    raise TypeError(f"there is no conversion for `{text_of(type(value))}`")
+
+
+def _checked_array(annotation: Any, value: Any) -> Any:
+    """msgspec's dec_hook on the way out: an array of the annotated element type."""
+    if annotation is object:
+        return value
+    numpy = _numpy()
+    if not isinstance(value, numpy.ndarray):
+        raise TypeError(f"Expected `numpy.ndarray`, got `{text_of(type(value))}`")
+    if value.dtype.hasobject:
+        raise TypeError("Expected `numpy.ndarray` of numbers, got one of Python objects")
+    kinds = _element_kinds(annotation)
+    if kinds and not any(numpy.issubdtype(value.dtype, kind) for kind in kinds):
+        raise TypeError(
+            f"Expected `numpy.ndarray` of {' or '.join(kind.__name__ for kind in kinds)}, got one of {value.dtype}"
+        )
+    return value
+
+
+def _array(annotation: Any, value: Any) -> Any:
+    """msgspec's dec_hook on the way in: also takes nested lists of numbers, from peers that have no arrays."""
+    if annotation is not object and isinstance(value, list):
+        numpy = _numpy()
+        value = numpy.asarray(value)
+        kinds = _element_kinds(annotation)
+        if len(kinds) == 1 and (value.size == 0 or numpy.can_cast(value.dtype, kinds[0], "same_kind")):
+            value = value.astype(kinds[0], copy=False)
+    return _checked_array(annotation, value)
+
+
+def _element_kinds(annotation: Any) -> tuple[Any, ...]:
+    """NumPy's scalar classes that the elements of `NDArray[...]` may have; none where it does not say."""
+    dtype = typing.get_args(annotation)[1:2]
+    elements = typing.get_args(dtype[0])[0] if dtype and typing.get_args(dtype[0]) else Any
+    choices = typing.get_args(elements) if isinstance(elements, types.UnionType) else (elements,)
+    kinds = tuple(typing.get_origin(choice) or choice for choice in choices)
+    return kinds if all(isinstance(kind, type) for kind in kinds) and Any not in kinds else ()
+
+
+def json_schemas(forms: list[Form]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A JSON Schema for each form, and the definitions that these refer to, as `#/$defs/...`."""
+    schemas, definitions = msgspec.json.schema_components(
+        [form.annotation for form in forms], schema_hook=_schema_hook, ref_template="#/$defs/{name}"
+    )
+    return list(schemas), {"$defs": definitions} if definitions else {}
+
+
+def _schema_hook(cls: type) -> dict[str, Any]:
+    return {"description": "anything"} if cls is object else {"type": "array", "description": "numpy.ndarray"}
+
+
+def text_of(annotation: object) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+_ANYTHING: Final = Form(Any)

@@ -1,0 +1,105 @@
+"""Settings of a node: frozen, validated, every limit named with its reason.
+
+`Config()` is made for a LAN; `Config.local()` suits processes of one machine, `Config.test()` a test suite. The names
+that a user changes most (`name`, `mesh`, `listen`, ...) are arguments of `Node` itself and not repeated here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Config"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All times in seconds, all sizes in bytes. Raises ValueError where a value makes no sense."""
+
+    timeout: float = 10.0
+    """A call's deadline where `timeout` was not given: never wait forever by default (Zenoh's default too)."""
+
+    patience: float = 5.0
+    """How long a call waits for a node that offers its service to appear, within its deadline."""
+
+    heartbeat: float = 0.25
+    """Ping a peer that was silent this long while calls are open on its link."""
+
+    idle_heartbeat: float = 1.0
+    """The same while no call is open: keeps load reports fresh and notices callers that went away."""
+
+    suspect_after: float = 0.375
+    """Silence, while calls are open, that makes a peer suspect: 1.5 heartbeats. Reversible, so cheap when wrong."""
+
+    redial_within: float = 0.2
+    """A peer whose link closed is dead when no new handshake succeeds within this."""
+
+    transport_heartbeat: float = 0.25
+    """ZMTP's PING interval: tells that the peer's IO thread and the path live."""
+
+    transport_timeout: float = 0.75
+    """ZMTP closes a connection after this long without a whole frame: a silent host is gone in at most their sum."""
+
+    handshake_timeout: float = 1.0
+    """A connection that has not finished its handshake by then is closed."""
+
+    backoff: float = 0.05
+    """First pause before a peer is dialed, or a refused call is tried, once more; doubles, with jitter of 20 %."""
+
+    max_backoff: float = 2.0
+    """The pause between two attempts to reach a peer that stays away is never longer."""
+
+    drain_grace: float = 10.0
+    """How long a drain waits for calls in flight and for callers to let go."""
+
+    ipc: bool = True
+    """Whether nodes on one host (same boot, same network namespace) talk over an abstract ipc socket on Linux."""
+
+    send_tracebacks: bool = False
+    """Whether INTERNAL errors carry the handler's traceback to the caller: helpful, and an information leak."""
+
+    max_message: int = 64 * 1024 * 1024
+    """One frame on the wire at most; libzmq drops the connection of a peer that sends more."""
+
+    max_calls: int = 10_000
+    """Calls in flight on this node at most; more are refused before they run, and retried elsewhere by the caller."""
+
+    max_queued_messages: int = 20_000
+    """Messages waiting for a peer that does not read: past it, its link is closed instead of filling memory."""
+
+    inline_limit: int = 16 * 1024
+    """Binary values longer than this travel as frames of their own, without a copy."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "float" and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+                raise ValueError(f"Config.{field.name} must be a positive number of seconds, got {value!r}")
+            if field.type == "int" and not (isinstance(value, int) and value > 0):
+                raise ValueError(f"Config.{field.name} must be a positive integer, got {value!r}")
+        if self.suspect_after <= self.heartbeat:
+            raise ValueError(
+                f"Config.suspect_after ({self.suspect_after}) must be longer than heartbeat ({self.heartbeat}): "
+                "a peer that only waits for its next ping would be suspect"
+            )
+
+    def replace(self, **changes: Any) -> Config:
+        """This configuration with some settings changed."""
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def lan(cls) -> Config:
+        """The defaults."""
+        return cls()
+
+    @classmethod
+    def local(cls) -> Config:
+        """For nodes on one machine: a lost process is told by the kernel, so silence may last longer."""
+        return cls(idle_heartbeat=2.0, transport_heartbeat=1.0, transport_timeout=3.0)
+
+    @classmethod
+    def test(cls) -> Config:
+        """For test suites on busy machines: patient about silence, quick to give up."""
+        return cls(timeout=30.0, patience=20.0, suspect_after=2.0, transport_timeout=5.0, redial_within=1.0,
+                   handshake_timeout=10.0, drain_grace=2.0)  # fmt: skip

@@ -1,0 +1,101 @@
+"""What a handler can learn about its call, and how it calls on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+if TYPE_CHECKING:
+    from ._server import Running
+    from .node import DynamicClient
+    from .service import Service
+
+    S = TypeVar("S", bound=Service)
+
+__all__ = ["Caller", "Context", "context"]
+
+current: ContextVar[Running | None] = ContextVar("zmesh_call", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: its node's name, its incarnation in hex, and the connection that the call came by."""
+
+    name: str
+    id: str
+    address: str
+
+
+class Context:
+    """The call that the running handler serves."""
+
+    __slots__ = ("_running",)
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+
+    @property
+    def peer(self) -> Caller:
+        """The node that called."""
+        link = self._running.link
+        assert link.remote is not None and link.channel is not None
+        return Caller(link.remote.name, link.remote.id.hex(), link.channel.remote)
+
+    @property
+    def method(self) -> str:
+        """What was called, as `Service.method`."""
+        return self._running.method.schema.path
+
+    @property
+    def deadline(self) -> float:
+        """When the call is over, by the running loop's clock (`loop.time()`), in seconds."""
+        return self._running.deadline
+
+    @property
+    def remaining(self) -> float:
+        """Seconds that are left, never below 0."""
+        return max(0.0, self._running.deadline - self._running.loop.time())
+
+    @property
+    def metadata(self) -> Mapping[str, str | bytes]:
+        """What the caller sent beside the arguments."""
+        return self._running.metadata
+
+    @property
+    def reply_metadata(self) -> dict[str, str | bytes]:
+        """What goes back beside the result: put entries in; the caller finds them in `call.metadata`."""
+        if self._running.reply_metadata is None:
+            self._running.reply_metadata = {}
+        return self._running.reply_metadata
+
+    @overload
+    def client(self, service: type[S]) -> S: ...
+    @overload
+    def client(self, service: str) -> DynamicClient: ...
+    def client(self, service: Any) -> Any:
+        """A client for another service, as `Node.client`; its calls inherit what is left of this call's deadline."""
+        return self._running.server.client(service)
+
+
+def context() -> Context:
+    """The call that the running handler serves.
+
+    Raises RuntimeError outside a handler, and in one that runs in-process (`await Greeter().say_hello("x")`).
+    """
+    running = current.get()
+    if running is None:
+        raise RuntimeError(
+            "zmesh.context() is for handlers that serve a call from the mesh; here no such call is running"
+        )
+    return Context(running)
+
+
+def inherited_deadline() -> float | None:
+    """The deadline that a call made here and now inherits: a task that outlives its call has none."""
+    running = current.get()
+    if running is None or running.over or running.loop is not asyncio.get_running_loop():
+        return None
+    return running.deadline

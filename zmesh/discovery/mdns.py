@@ -1,0 +1,190 @@
+"""mDNS and DNS-SD (RFC 6762, RFC 6763), by python-zeroconf: the only importer of it.
+
+The instance name and the SRV host name are unique per incarnation, so there is nothing to probe for: registration skips
+the second that probing takes. Two nodes with one host name would resolve to one address.
+
+A record that stays after its node died is normal here (RFC 6762 lets a PTR live 75 minutes): what a sighting is worth,
+the handshake tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+from typing import Final
+
+from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+from . import Found, Lost, Sighting
+from .addresses import interfaces
+
+__all__ = ["SERVICE_TYPE", "MulticastDNS"]
+
+_log = logging.getLogger("zmesh.discovery")
+
+SERVICE_TYPE: Final = "_zmesh._tcp.local."
+_RESOLVE_WITHIN: Final = 3_000  # ms for an instance whose records did not come with its name
+_CLOSE_WITHIN: Final = 1.0  # seconds for three goodbye packets, 125 ms apart
+_MAX_LABEL: Final = 63  # bytes; RFC 6763, section 4.1.1
+
+
+class MulticastDNS:
+    """See `discovery.Discovery`.
+
+    interfaces: IP addresses or names of the interfaces to use; None: all that are up.
+    """
+
+    def __init__(self, interfaces: tuple[str, ...] | None) -> None:
+        self._interfaces = interfaces
+        self._zeroconf: AsyncZeroconf | None = None
+        self._browser: AsyncServiceBrowser | None = None
+        self._info: AsyncServiceInfo | None = None
+        self._found: Found | None = None
+        self._lost: Lost | None = None
+        self._resolving: dict[str, asyncio.Task[None]] = {}
+        self._lacking: str | None = None
+        self._addresses: list[str] = []
+
+    async def start(self, found: Found, lost: Lost) -> None:
+        self._found, self._lost = found, lost
+        try:
+            addresses = self._resolve_interfaces()
+            self._zeroconf = AsyncZeroconf(
+                interfaces=list(addresses) if addresses is not None else InterfaceChoice.All,
+                ip_version=IPVersion.V4Only if addresses is None or all(":" not in a for a in addresses) else None,
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            self._lacking = f"mdns does not work here: {error or type(error).__name__}"
+            _log.warning("%s; static peers (`peers=`, ZMESH_PEERS) still do", self._lacking)
+            return
+        self._addresses = list(addresses) if addresses is not None else [a for _, a in interfaces() if ":" not in a]
+        self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._changed])
+
+    async def advertise(self, sighting: Sighting) -> None:
+        if self._zeroconf is None or sighting.id is None:
+            return
+        identity = sighting.id.hex()
+        ips, port = _ips_and_port(sighting.addresses)
+        if port is None:
+            return
+        label = f"-{identity[:12]}"
+        name = (sighting.name or "node").encode()[: _MAX_LABEL - len(label)].decode(errors="ignore").replace(".", "-")
+        self._info = AsyncServiceInfo(
+            SERVICE_TYPE,
+            f"{name}{label}.{SERVICE_TYPE}",
+            port=port,
+            server=f"zmesh-{identity}.local.",
+            parsed_addresses=ips,
+            properties={"txtvers": "1", "id": identity, "name": (sighting.name or "")[:100], "mesh": sighting.mesh or ""},
+        )
+        try:
+            await self._zeroconf.async_register_service(self._info, cooperating_responders=True)
+        except Exception as error:  # whatever the network makes it raise: discovery is a hint, serving goes on
+            self._lacking = f"mdns cannot announce: {type(error).__name__} {error}"
+            _log.warning("%s", self._lacking)
+
+    async def withdraw(self) -> None:
+        info, self._info = self._info, None
+        if self._zeroconf is not None and info is not None:
+            with contextlib.suppress(Exception):  # a goodbye that cannot be said is no reason to stay
+                async with asyncio.timeout(_CLOSE_WITHIN):
+                    await (await self._zeroconf.async_unregister_service(info))
+
+    async def close(self) -> None:
+        await self.withdraw()
+        for task in self._resolving.values():
+            task.cancel()
+        if self._zeroconf is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(_CLOSE_WITHIN):
+                    if self._browser is not None:
+                        await self._browser.async_cancel()
+                    await self._zeroconf.async_close()
+            self._zeroconf = None
+
+    def describe(self) -> str:
+        if self._lacking is not None:
+            return self._lacking
+        names = dict.fromkeys(name for name, address in interfaces() if address in self._addresses)
+        if list(names) == ["lo"] and self._interfaces is None:
+            return "mdns on lo only: no other interface is up"
+        return f"mdns on {', '.join(names or self._addresses)}"
+
+    def _resolve_interfaces(self) -> tuple[str, ...] | None:
+        if self._interfaces is None:
+            return None
+        known = interfaces()
+        addresses: list[str] = []
+        for wanted in self._interfaces:
+            try:
+                ipaddress.ip_address(wanted)
+                addresses.append(wanted)
+            except ValueError:
+                named = [address for name, address in known if name == wanted and ":" not in address]
+                if not named:
+                    names = ", ".join(dict.fromkeys(name for name, _ in known)) or "none"
+                    raise ValueError(f"no interface {wanted!r} is up; there are: {names}") from None
+                addresses.extend(named)
+        return tuple(addresses)
+
+    def _changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+        if state_change is ServiceStateChange.Removed:
+            task = self._resolving.pop(name, None)
+            if task is not None:
+                task.cancel()
+            if self._lost is not None:
+                self._lost(f"mdns {name}")
+            return
+        info = AsyncServiceInfo(service_type, name)
+        if info.load_from_cache(zeroconf):  # SRV, TXT and addresses usually come along with the name
+            self._tell(name, info)
+        elif name not in self._resolving:
+            self._resolving[name] = asyncio.get_running_loop().create_task(self._resolve(zeroconf, name, info))
+
+    async def _resolve(self, zeroconf: Zeroconf, name: str, info: AsyncServiceInfo) -> None:
+        try:
+            if await info.async_request(zeroconf, _RESOLVE_WITHIN):
+                self._tell(name, info)
+            else:
+                _log.info("%s was announced and cannot be resolved: a stale record", name)
+        finally:
+            self._resolving.pop(name, None)
+
+    def _tell(self, name: str, info: AsyncServiceInfo) -> None:
+        properties = {key: (value or "") for key, value in info.decoded_properties.items()}
+        addresses = tuple(
+            f"tcp://[{ip}]:{info.port}" if ":" in ip else f"tcp://{ip}:{info.port}"
+            for ip in info.parsed_scoped_addresses()
+        )
+        try:
+            identity = bytes.fromhex(properties.get("id", ""))
+        except ValueError:
+            identity = b""
+        if len(identity) != 16 or not addresses:
+            _log.info("%s is no zmesh node: its TXT record has no id", name)
+            return
+        if self._found is not None:
+            self._found(
+                Sighting(
+                    key=f"mdns {name}",
+                    addresses=addresses,
+                    id=identity,
+                    name=properties.get("name"),
+                    mesh=properties.get("mesh"),
+                )
+            )
+
+
+def _ips_and_port(addresses: tuple[str, ...]) -> tuple[list[str], int | None]:
+    ips: list[str] = []
+    port: int | None = None
+    for address in addresses:
+        if address.startswith("tcp://"):
+            host, _, number = address[len("tcp://") :].rpartition(":")
+            if port is None or port == int(number):
+                ips.append(host.strip("[]"))
+                port = int(number)
+    return ips, port

@@ -1,0 +1,597 @@
+"""A node of the mesh: serves its services, finds other nodes, calls them. Wiring only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+from . import _introspection
+from ._call import Call
+from ._client import Client, Outgoing
+from ._core.balance import make_policy
+from ._core.members import Member
+from ._core.messages import MAX_NAME, Hello, Offer
+from ._core.peer import State
+from ._dialer import Dialer
+from ._hub import Hub
+from ._link import Link
+from ._platform import Platform, real_platform
+from ._server import Server
+from ._version import __version__
+from .config import Config
+from .discovery import Discovery, Sighting
+from .discovery.static import StaticPeers
+from .errors import FailedPrecondition
+from .schema import MethodSchema, ServiceSchema, schema_of
+from .service import Service, make_client
+
+__all__ = ["DynamicClient", "Node", "Peer"]
+
+_log = logging.getLogger("zmesh.node")
+
+S = TypeVar("S", bound=Service)
+
+_MESH_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another node, as seen from here at one moment.
+
+    id: its incarnation, in hex. address: of the link in use, else the first that it advertises.
+    services: name to version; empty until it was met. state: new, alive, suspect, draining, dead or idle.
+    load: calls in flight there, ours and others', by its last report. round_trip: seconds; None until measured.
+    """
+
+    name: str
+    id: str
+    address: str
+    services: Mapping[str, str]
+    state: str
+    load: int
+    round_trip: float | None
+    capacity: float
+
+
+class Node:
+    """One participant of the mesh, as an async context manager.
+
+    services: instances of `Service`; none for a pure client, which neither listens nor advertises.
+    name: a label for people, which several nodes may share (default: host name and process id).
+    mesh: nodes of another mesh are neither seen nor answered (default: ZMESH_MESH, else "default").
+    listen: a ZeroMQ address or several (default: ZMESH_LISTEN, else tcp://*:0, any port of every interface).
+    peers: addresses of nodes to try besides what discovery finds (default: ZMESH_PEERS, separated by commas).
+    discovery: "mdns" or None for no discovery at all (default: ZMESH_DISCOVERY, "mdns" or "none"; else "mdns").
+    interfaces: names or addresses of the interfaces for mDNS (default: ZMESH_INTERFACES, else all that are up;
+        a node that listens on loopback alone announces itself there alone).
+    capacity: a weight for balancing (default: the machine's cores).
+    threads: how many plain `def` handlers run at once (default: capacity, rounded up).
+    balance: "least_loaded", "round_robin" or "random".
+    config: the settings that are rarely changed.
+
+    Raises ValueError or TypeError for arguments that make no sense, OSError where `listen` cannot be bound.
+    """
+
+    def __init__(
+        self,
+        *services: Service,
+        name: str | None = None,
+        mesh: str | None = None,
+        listen: str | Iterable[str] | None = None,
+        peers: Iterable[str] | None = None,
+        discovery: Literal["mdns", "env"] | None = "env",
+        interfaces: Iterable[str] | None = None,
+        capacity: float | None = None,
+        threads: int | None = None,
+        balance: str = "least_loaded",
+        config: Config | None = None,
+        _platform: Platform | None = None,
+    ) -> None:
+        self._platform = real_platform() if _platform is None else _platform
+        self._config = Config() if config is None else config
+        self._services = [(_schema_of_instance(service), service) for service in services]
+        _refuse_duplicates([schema.name for schema, _ in self._services])
+        self._name = _default_name() if name is None else _check_name(name)
+        self._mesh = _check_mesh(mesh if mesh is not None else os.environ.get("ZMESH_MESH", "default"))
+        self._listen = _addresses(listen, "ZMESH_LISTEN") or ("tcp://*:0",)
+        self._peers = _addresses(peers, "ZMESH_PEERS")
+        self._use_mdns = _use_mdns(discovery)
+        self._interfaces = _list(interfaces, "ZMESH_INTERFACES") or _interfaces_for(self._listen if services else ())
+        self._capacity = float(os.cpu_count() or 1) if capacity is None else float(capacity)
+        if not 0 < self._capacity < 1e6:
+            raise ValueError(f"capacity is a positive number below a million, got {capacity!r}")
+        self._threads = max(1, math.ceil(self._capacity)) if threads is None else threads
+        if self._threads < 1:
+            raise ValueError(f"threads is at least 1, got {threads!r}")
+        self._policy = make_policy(balance, self._platform.random)
+        self._id = self._platform.new_id()
+        self._hub: Hub | None = None
+        self._sources: list[Discovery] = []
+        self._exits = contextlib.AsyncExitStack()
+        self._addresses: tuple[str, ...] = ()
+        self._descriptions: dict[str, _introspection.Description] = {}
+        self._pid = os.getpid()
+        self._closing: asyncio.Task[None] | None = None
+
+    # -- life
+
+    async def __aenter__(self) -> Self:
+        if self._hub is not None or self._closing is not None:
+            raise RuntimeError("a Node is entered once; make another one")
+        try:
+            await self._start()
+        except BaseException:
+            await self._exits.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def serve_forever(self) -> None:
+        """Serve until SIGTERM or Ctrl-C, then return, so that the `async with` drains and leaves.
+
+        A second signal while the node drains ends the process the ordinary way.
+        """
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        watched: list[signal.Signals] = []
+        if threading.current_thread() is threading.main_thread():
+            for number in signals:
+                with contextlib.suppress(NotImplementedError, RuntimeError):
+                    loop.add_signal_handler(number, stopped.set)
+                    watched.append(number)
+        try:
+            await stopped.wait()
+        finally:
+            for number in watched:
+                loop.remove_signal_handler(number)
+
+    async def drain(self) -> None:
+        """Leave the mesh as a server: take no new calls, finish those in flight, let every caller go. Bounded by
+        `Config.drain_grace`. Leaving the `async with` does this by itself."""
+        hub = self._running()
+        await asyncio.gather(*(source.withdraw() for source in self._sources), hub.drain(self._config.drain_grace))
+
+    # -- calling
+
+    @overload
+    def client(self, service: type[S]) -> S: ...
+    @overload
+    def client(self, service: str) -> DynamicClient: ...
+    def client(self, service: type[Service] | str) -> Any:
+        """A client for a service: by its class, typed; or by its name, when the class is not at hand.
+
+        Raises TypeError for a class whose annotations cannot be converted, ValueError for an empty name.
+        """
+        hub = self._running()
+        if isinstance(service, str):
+            if not service:
+                raise ValueError("client() takes a Service class or a service's name")
+            return DynamicClient(self, service, _Options())
+        if not (isinstance(service, type) and issubclass(service, Service)):
+            raise TypeError(f"client() takes a Service class or a service's name, got {service!r:.60}")
+        schema = schema_of(service)
+        return make_client(service, _TypedCaller(hub.client, schema, _Options()))
+
+    @property
+    def peers(self) -> list[Peer]:
+        """Every other node that was seen, by name. What a node serves is known once it was met: see `discover`."""
+        return sorted((_peer(member) for member in self._running().members), key=lambda peer: (peer.name, peer.id))
+
+    async def discover(self, settle: float = 0.5, timeout: float = 5.0) -> list[Peer]:
+        """Meet every node of the mesh, whatever it serves: returns when nobody new came for `settle` seconds, or
+        after `timeout`; with the peers as they are then. From now on links are kept to all of them."""
+        hub = self._running()
+        hub.dialer.want_everybody()
+        loop = asyncio.get_running_loop()
+        end, quiet_since, seen = loop.time() + timeout, loop.time(), -1
+        while loop.time() < end:
+            met = sum(1 for member in hub.members if member.hello is not None)
+            if met != seen:
+                seen, quiet_since = met, loop.time()
+            elif hub.dialer.settled() and loop.time() - quiet_since >= settle:
+                break
+            await asyncio.sleep(0.02)
+        return self.peers
+
+    @property
+    def problems(self) -> list[str]:
+        """What stands in the way of nodes that were seen and could not be met, and what discovery lacks."""
+        return self._running().dialer.problems() + [source.describe() for source in self._sources]
+
+    def on_change(self, callback: Callable[[Peer, str], None]) -> None:
+        """Call `callback(peer, former_state)` on the loop after each change of a peer's state."""
+        self._running().observer = lambda member, before: callback(_peer(member), before.value)
+
+    # -- who this is
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    @property
+    def id(self) -> str:
+        """Its incarnation, in hex."""
+        return self._id.hex()
+
+    @property
+    def mesh(self) -> str:
+        """The mesh that it belongs to."""
+        return self._mesh
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where others reach it; empty for a pure client."""
+        return self._addresses
+
+    @property
+    def services(self) -> tuple[ServiceSchema, ...]:
+        """What it serves."""
+        return tuple(schema for schema, _ in self._services)
+
+    def __repr__(self) -> str:
+        names = ", ".join(schema.name for schema, _ in self._services) or "no services"
+        return f"<zmesh.Node {self._name} ({names}) in mesh {self._mesh}>"
+
+    # -- inside
+
+    def _running(self) -> Hub:
+        if os.getpid() != self._pid:
+            raise FailedPrecondition(
+                "this Node was made in the parent process and does not work in a forked child: make one in the child",
+                may_have_run=False,
+            )
+        if self._hub is None:
+            raise RuntimeError("a Node works inside `async with`")
+        return self._hub
+
+    async def _start(self) -> None:
+        platform, config = self._platform, self._config
+        for _, service in self._services:
+            if hasattr(type(service), "__aenter__"):
+                await self._exits.enter_async_context(service)  # type: ignore[arg-type]
+        transport = platform.transport(config)
+        hub = Hub(config=config, identity=self._identity(()), transport=transport)
+        try:
+            if self._services:
+                self._bind(hub)
+            self._wire(hub)
+        except BaseException:
+            transport.close()
+            raise
+        self._hub = hub
+        if self._peers:
+            self._sources.append(StaticPeers(self._peers))
+        if self._use_mdns:
+            self._sources.append(platform.mdns(self._interfaces))
+        for source in self._sources:
+            await source.start(self._found, hub.dialer.lost)
+        if self._services:
+            me = Sighting(key="self", addresses=self._addresses, id=self._id, name=self._name, mesh=self._mesh)
+            for source in self._sources:
+                await source.advertise(me)
+
+    def _bind(self, hub: Hub) -> None:
+        bound = [hub.transport.listen(address, hub.accept) for address in self._listen]
+        self._addresses = tuple(reachable for address in bound for reachable in _reachable(address))
+        if self._config.ipc and self._platform.host.abstract_sockets:
+            ipc = f"ipc://@zmesh-{self._id.hex()}"
+            try:
+                bound.append(hub.transport.listen(ipc, hub.accept))
+                self._addresses += (ipc,)
+            except OSError as error:
+                _log.info("no ipc for callers on this host: %s", error)
+        hub.identity = self._identity(self._addresses)
+
+    def _wire(self, hub: Hub) -> None:
+        platform, config = self._platform, self._config
+        client = Client(
+            config=config,
+            members=hub.members,
+            policy=self._policy,
+            deadlines=hub.deadlines,
+            arm=hub.arm,
+            want=lambda service: hub.dialer.want(service),
+            describe=self._describe,
+            random=platform.random,
+        )
+        dialer = Dialer(
+            owner=hub,
+            id=self._id,
+            config=config,
+            host=platform.host,
+            transport=hub.transport,
+            members=hub.members,
+            random=platform.random,
+            ready=client.resume,
+        )
+        server = None
+        if self._services:
+            introspection = _introspection.Introspection(self.services)
+            server = Server(
+                config=config,
+                services=[*self._services, (schema_of(_introspection.Introspection), introspection)],
+                threads=self._threads,
+                executor=platform.executor(self._threads),
+                deadlines=hub.deadlines,
+                arm=hub.arm,
+                catch_up=hub.catch_up,
+                client=self.client,
+                name=self._name,
+            )
+        hub.start(client, dialer, server)
+
+    def _identity(self, addresses: tuple[str, ...]) -> Hello:
+        return Hello(
+            id=self._id,
+            name=self._name,
+            mesh=self._mesh,
+            host=self._platform.host.identity,
+            addresses=addresses,
+            capacity=self._capacity,
+            services=tuple(Offer(schema.name, schema.version, schema.digest) for schema, _ in self._services),
+            max_message=self._config.max_message,
+            max_calls=self._config.max_calls,
+            software=f"zmesh-python/{__version__}",
+        )
+
+    def _found(self, sighting: Sighting) -> None:
+        if sighting.mesh is None or sighting.mesh == self._mesh:
+            self._running().dialer.found(sighting)
+
+    def _describe(self, service: str) -> str:
+        """What was seen and what was looked at, for the error that nobody offers a service."""
+        hub = self._running()
+        members = [member for member in hub.members if member.state is not State.DEAD]
+        names = ", ".join(member.name for member in members[:5]) + (", ..." if len(members) > 5 else "")
+        offered = sorted({offer.name for member in members if member.hello for offer in member.hello.services})
+        seen = f"saw {len(members)} nodes ({names}), offering {', '.join(offered) or 'nothing'}" if members else "saw no node"
+        others = [o.version for m in members if m.hello for o in m.hello.services if o.name == service]
+        if others:
+            seen += f"; {service!r} is there in version {', '.join(sorted(set(others)))}"
+        looked = "; ".join(source.describe() for source in self._sources) or "off"
+        problems = hub.dialer.problems()
+        trouble = f"; {'; '.join(problems[:3])}" if problems else ""
+        return f"{seen}; discovery: {looked}{trouble} (run 'zmesh doctor')"
+
+    async def _close(self) -> None:
+        hub = self._hub
+        if hub is None:
+            return
+        try:
+            await self.drain()
+        finally:
+            try:
+                hub.close()
+                await asyncio.gather(*(source.close() for source in self._sources), return_exceptions=True)
+            finally:
+                await self._exits.aclose()
+
+    async def _description(self, service: str, timeout: float | None) -> _introspection.Description:
+        """What a by-name client must know of a service, from a node that offers it."""
+        known = self._descriptions.get(service)
+        if known is None:
+            client = self._running().client
+            call = Outgoing(client, service, None, f"{_introspection.BUILT_IN}.describe", True)
+            call.arguments = {"service": service}
+            message, _ = await client.perform(call, timeout)
+            known = self._descriptions[service] = _introspection.parse(message[2])
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What `.options()` sets."""
+
+    timeout: float | None = None
+    metadata: Mapping[str, str | bytes] | None = None
+
+    def change(self, changes: Mapping[str, Any]) -> _Options:
+        given = {key: value for key, value in changes.items() if value is not None}
+        unknown = given.keys() - {"timeout", "metadata"}
+        if unknown:
+            raise TypeError(f"options() takes timeout and metadata, not {', '.join(sorted(unknown))}")
+        timeout = given.get("timeout", self.timeout)
+        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
+            raise ValueError(f"timeout is a positive number of seconds, got {timeout!r}")
+        metadata = given.get("metadata", self.metadata)
+        if metadata is not None:
+            metadata = dict(metadata)
+            for key, value in metadata.items():
+                if not isinstance(key, str) or not isinstance(value, (str, bytes)):
+                    raise TypeError(f"metadata maps str to str or bytes, got {key!r}: {value!r:.60}")
+        return _Options(timeout, metadata)
+
+
+class _TypedCaller:
+    """What a typed client calls with."""
+
+    __slots__ = ("_client", "_major", "_options", "_schema")
+
+    def __init__(self, client: Client, schema: ServiceSchema, options: _Options) -> None:
+        self._client = client
+        self._schema = schema
+        self._major = schema.major
+        self._options = options
+
+    def bind(self, method: MethodSchema) -> Callable[..., Call[Any]]:
+        if method.kind != "unary":
+            raise NotImplementedError(f"{method.path} streams, which this version does not carry over the network")
+        unary, major = self._client.unary, self._major
+        timeout, metadata = self._options.timeout, self._options.metadata
+
+        def call(*args: object, **kwargs: object) -> Call[Any]:
+            return Call.of(lambda handle: unary(handle, method, major, args, kwargs, timeout, metadata))
+
+        return call
+
+    def options(self, **changes: Any) -> _TypedCaller:
+        return _TypedCaller(self._client, self._schema, self._options.change(changes))
+
+
+class DynamicClient:
+    """A client by name: any attribute is a method, until a node has told which there are; then a typo is an
+    AttributeError. Arguments and results are plain values."""
+
+    def __init__(self, node: Node, service: str, options: _Options) -> None:
+        self._node = node
+        self._service = service
+        self._options = options
+
+    def options(
+        self, *, timeout: float | None = None, metadata: Mapping[str, str | bytes] | None = None
+    ) -> DynamicClient:
+        """The same client with other settings; None leaves one as it is."""
+        changed = self._options.change({"timeout": timeout, "metadata": metadata})
+        return DynamicClient(self._node, self._service, changed)
+
+    async def describe(self) -> dict[str, Any]:
+        """The service's methods, arguments and docstrings, from a node that offers it."""
+        return (await self._node._description(self._service, self._options.timeout)).raw
+
+    def __getattr__(self, name: str) -> Callable[..., Call[Any]]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        known = self._node._descriptions.get(self._service)
+        if known is not None:
+            self._check(known, name)
+
+        def call(*args: object, **kwargs: object) -> Call[Any]:
+            if args and kwargs:
+                raise TypeError(f"{self._service}.{name}: by name, give all arguments by keyword or all by position")
+            return Call.of(lambda handle: self._perform(handle, name, list(args) if args else kwargs))
+
+        return call
+
+    def _check(self, known: _introspection.Description, name: str) -> tuple[str, bool]:
+        method = known.methods.get(name)
+        if method is None:
+            names = ", ".join(known.methods)
+            raise AttributeError(f"service {self._service!r} has no method {name!r}; it has {names}")
+        return method
+
+    async def _perform(self, handle: Call[Any], name: str, arguments: object) -> object:
+        node, options = self._node, self._options
+        kind, idempotent = self._check(await node._description(self._service, options.timeout), name)
+        path = f"{self._service}.{name}"
+        if kind != "unary":
+            raise NotImplementedError(f"{path} streams, which this version does not carry over the network")
+        client = node._running().client
+        call = Outgoing(client, self._service, None, path, idempotent)
+        call.arguments, call.metadata = arguments, options.metadata
+        message, link = await client.perform(call, options.timeout)
+        handle.answered(link.remote.name if link.remote is not None else None, message[3])
+        return message[2]
+
+    def __repr__(self) -> str:
+        return f"<client of {self._service!r}, by name>"
+
+
+def _peer(member: Member[Link]) -> Peer:
+    link = member.link
+    address = link.channel.remote if link is not None and link.channel is not None else ""
+    return Peer(
+        name=member.name,
+        id=member.id.hex(),
+        address=address or (member.addresses[0] if member.addresses else ""),
+        services={offer.name: offer.version for offer in member.hello.services} if member.hello else {},
+        state=member.state.value,
+        load=member.others + member.in_flight,
+        round_trip=member.round_trip,
+        capacity=member.capacity,
+    )
+
+
+def _schema_of_instance(service: Service) -> ServiceSchema:
+    if not isinstance(service, Service):
+        hint = " (give an instance, not the class)" if isinstance(service, type) else ""
+        raise TypeError(f"Node() serves instances of zmesh.Service, got {service!r:.60}{hint}")
+    return schema_of(type(service))
+
+
+def _refuse_duplicates(names: list[str]) -> None:
+    if _introspection.BUILT_IN in names:
+        raise ValueError(f"a service cannot be named {_introspection.BUILT_IN!r}: every node has that one built in")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two services of one name on one node: {', '.join(twice)}; name one of them otherwise")
+
+
+def _default_name() -> str:
+    return f"{socket.gethostname().partition('.')[0] or 'node'}-{os.getpid()}"
+
+
+def _check_name(name: str) -> str:
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise ValueError(f"a node's name is 1 to {MAX_NAME} printable characters, got {name!r:.150}")
+    return name
+
+
+def _check_mesh(mesh: str) -> str:
+    if not _MESH_NAME.fullmatch(mesh):
+        raise ValueError(f"a mesh's name is 1 to 64 letters, digits, '_', '.' or '-', got {mesh!r:.80}")
+    return mesh
+
+
+def _list(given: Iterable[str] | str | None, variable: str) -> tuple[str, ...]:
+    if given is None:
+        given = os.environ.get(variable, "").split(",")
+    elif isinstance(given, str):
+        given = [given]
+    return tuple(item.strip() for item in given if item.strip())
+
+
+def _addresses(given: Iterable[str] | str | None, variable: str) -> tuple[str, ...]:
+    return _list(given, variable)
+
+
+def _use_mdns(discovery: str | None) -> bool:
+    if discovery == "env":
+        discovery = os.environ.get("ZMESH_DISCOVERY", "mdns")
+        if discovery == "none":
+            return False
+    if discovery not in ("mdns", None):
+        raise ValueError(f"discovery is 'mdns' or None (ZMESH_DISCOVERY: 'mdns' or 'none'), got {discovery!r}")
+    return discovery is not None
+
+
+def _interfaces_for(listen: tuple[str, ...]) -> tuple[str, ...] | None:
+    """A node that only this machine can reach is announced on this machine only."""
+    if listen and all(address.startswith(("tcp://127.", "ipc://")) for address in listen):
+        return ("127.0.0.1",)
+    return None
+
+
+def _reachable(address: str) -> list[str]:
+    """The addresses behind a wildcard."""
+    for wildcard in ("tcp://0.0.0.0:", "tcp://[::]:", "tcp://*:"):
+        if address.startswith(wildcard):
+            from .discovery.addresses import useful_addresses
+
+            port = address[len(wildcard) :]
+            return [
+                f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}"
+                for ip in useful_addresses()
+                if ":" not in ip or wildcard != "tcp://0.0.0.0:"
+            ]
+    return [address]
+
+

@@ -1,0 +1,446 @@
+"""A service's methods, types and docstrings, read from its annotations; conversion and checking of values.
+
+Annotations are compiled once, when the class is defined. A value goes out as a tree of what CBOR carries by itself
+(str, int, float, bool, None, list, dict, and as leaves bytes, bytearray, memoryview and numpy.ndarray) and is checked
+against its annotation on both sides. Dates, times, UUIDs and decimals travel as strings, as in JSON, and are also taken
+in their native CBOR form, which an untyped client may send. Checking is strict: an int is a float, but `5.0` is no int
+(a JavaScript peer must send integers as integers), and True is no int.
+
+Of a `numpy.ndarray` the element type is checked, the shape is not. Large binary values reach a parameter annotated
+`memoryview` or `numpy.ndarray` without a copy, `bytes` with one. What is annotated `Any`, or not annotated, is passed
+on unchecked, with binary values as bytes.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import hashlib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, NamedTuple, NoReturn, TypeAlias
+
+import msgspec
+
+from ._values import Form, json_schemas, text_of
+from .errors import Internal, InvalidArgument
+
+__all__ = ["Kind", "MethodSchema", "ServiceSchema", "Signature", "UnresolvedAnnotation", "schema_of"]
+
+Kind: TypeAlias = Literal["unary", "server_stream", "client_stream", "bidi"]
+
+_STREAMS: Final = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator, collections.abc.AsyncIterable)
+_ABSENT: Final[Any] = object()
+
+
+class UnresolvedAnnotation(TypeError):
+    """An annotation names what is not defined (yet): an error by the time that the class is served or called."""
+
+
+class Parameter(NamedTuple):
+    """One parameter of a method, after `self`."""
+
+    name: str
+    form: Form
+    default: Any  # _ABSENT where the caller must give it
+    keyword_only: bool
+    is_stream: bool  # an AsyncIterator: its items travel, and `form` is theirs
+
+
+class Signature:
+    """What the annotations of one handler say; the same for each class that inherits the handler."""
+
+    __slots__ = ("doc", "is_async", "kind", "parameters", "result")
+
+    def __init__(self, handler: Callable[..., Any], label: str, scope: Mapping[str, Any]) -> None:
+        """Raises UnresolvedAnnotation, or another TypeError for what can never be called remotely.
+
+        label: the method's name in messages, "Greeter.say_hello".
+        scope: names that annotations may use besides the handler's globals.
+        """
+        self.doc = inspect.cleandoc(handler.__doc__ or "")
+        self.is_async = inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler)
+        signature = inspect.signature(handler)
+        names = getattr(inspect.unwrap(handler), "__globals__", {})
+        parameters = list(signature.parameters.values())
+        if not parameters or parameters[0].kind not in (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        ):
+            raise TypeError(f"{label}: an rpc method takes `self` first")
+        self.parameters = tuple(_compile_parameter(each, label, names, scope) for each in parameters[1:])
+        streams = [each.name for each in self.parameters if each.is_stream]
+        if len(streams) > 1:
+            raise TypeError(f"{label}: one stream of arguments at most, got {', '.join(streams)}")
+        returned = _resolve(signature.return_annotation, f"{label}: return", names, scope)
+        item = _stream_item(returned)
+        answers_stream = item is not _ABSENT
+        if inspect.isgeneratorfunction(handler):
+            raise TypeError(f"{label}: a stream is written as an async generator (`async def` with `yield`)")
+        if inspect.iscoroutinefunction(handler) and answers_stream:
+            raise TypeError(f"{label}: an `async def` that returns {text_of(returned)} has no `yield` in its body")
+        if inspect.isasyncgenfunction(handler) and not answers_stream:
+            if returned is not Any:
+                raise TypeError(f"{label}: an async generator returns AsyncIterator[...], not `{text_of(returned)}`")
+            answers_stream, item = True, Any
+        self.result = _compile(item if answers_stream else returned, f"{label}: return")
+        self.kind: Kind = _KINDS[bool(streams), answers_stream]
+
+
+_KINDS: Final[dict[tuple[bool, bool], Kind]] = {
+    (False, False): "unary",
+    (False, True): "server_stream",
+    (True, False): "client_stream",
+    (True, True): "bidi",
+}
+
+
+class MethodSchema:
+    """One method of one service. All of a call's values pass through here, on both sides.
+
+    service, name, path: "Greeter", "say_hello", "Greeter.say_hello".
+    handler: the function behind the method; called with the service instance before its arguments.
+    is_async: `async def`; a plain `def` that answers one value runs in a worker thread.
+    parameters: the names, in order.
+    stream_parameter: the parameter whose items the client streams; its value is passed through as it is.
+    buffers_in_arguments, buffers_in_result: whether large binary values have to be looked for.
+
+    Where the method answers a stream, `dump_result` and `load_result` take one item of it.
+    """
+
+    __slots__ = (
+        "_bind",
+        "_keyword_only",
+        "_positional",
+        "_signature",
+        "buffers_in_arguments",
+        "buffers_in_result",
+        "doc",
+        "handler",
+        "idempotent",
+        "is_async",
+        "kind",
+        "name",
+        "parameters",
+        "path",
+        "service",
+        "stream_parameter",
+    )
+
+    def __init__(
+        self, service: str, name: str, handler: Callable[..., Any], signature: Signature, *, idempotent: bool
+    ) -> None:
+        self.service = service
+        self.name = name
+        self.path = f"{service}.{name}"
+        self.handler = handler
+        self.idempotent = idempotent
+        self.is_async = signature.is_async
+        self.kind: Kind = signature.kind
+        self.doc = signature.doc
+        self.parameters: tuple[str, ...] = tuple(each.name for each in signature.parameters)
+        self.stream_parameter = next((each.name for each in signature.parameters if each.is_stream), None)
+        self.buffers_in_arguments = any(each.form.may_hold_buffers for each in signature.parameters)
+        self.buffers_in_result = signature.result.may_hold_buffers
+        self._signature = signature
+        self._positional = tuple(_load_plan(each) for each in signature.parameters if not each.keyword_only)
+        self._keyword_only = tuple(_load_plan(each) for each in signature.parameters if each.keyword_only)
+        self._bind = _compile_bind(self, signature.parameters)
+
+    def __repr__(self) -> str:
+        return f"<{self.path}: {self.kind} method{', idempotent' if self.idempotent else ''}>"
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, object]:
+        """The arguments of a call by name, as a tree for CBOR. What was not passed is left to the server's default.
+
+        Raises TypeError where the call does not fit the signature, as Python does, and InvalidArgument where a value
+        does not fit its annotation.
+        """
+        return self._bind(*args, **kwargs)
+
+    def load_arguments(self, wire: object) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments for the handler, from a map by name or an array of positionals.
+
+        Raises InvalidArgument for what is unknown, missing (and without a default), or not of its annotated type.
+        """
+        if type(wire) is not dict:
+            wire = self._by_name(wire)
+        args: list[Any] = []
+        defaults = 0
+        for name, exact, form, default in self._positional:
+            value = wire.get(name, _ABSENT)
+            if type(value) in exact:
+                args.append(value)
+            elif value is _ABSENT:
+                if default is _ABSENT:
+                    raise self._missing(name)
+                args.append(default)
+                defaults += 1
+            else:
+                args.append(self._load_argument(name, form, value))
+        named: dict[str, Any] = {}
+        for name, exact, form, default in self._keyword_only:
+            value = wire.get(name, _ABSENT)
+            if type(value) in exact:
+                named[name] = value
+            elif value is _ABSENT:
+                if default is _ABSENT:
+                    raise self._missing(name)
+                defaults += 1
+            else:
+                named[name] = self._load_argument(name, form, value)
+        if len(wire) + defaults != len(self.parameters):
+            unknown = ", ".join(repr(name) for name in wire if name not in self.parameters)
+            raise _invalid(f"{self.path}: unknown argument {unknown}; {self._takes()}")
+        return args, named
+
+    def dump_result(self, value: object) -> object:
+        """What the handler returned, as a tree for CBOR. Raises Internal where its annotation does not fit."""
+        form = self._signature.result
+        if type(value) in form.exact:
+            return value
+        try:
+            return form.dump(value)
+        except Exception as error:
+            raise Internal(
+                f"{self.path} returned a `{text_of(type(value))}` "
+                f"which is not its annotated `{text_of(form.annotation)}`: {_reason(error)}"
+            ) from error
+
+    def load_result(self, wire: object) -> Any:
+        """The answer, as this caller's annotation says. Raises Internal where it does not fit that."""
+        form = self._signature.result
+        if type(wire) in form.exact:
+            return wire
+        try:
+            return form.load(wire)
+        except Exception as error:
+            raise Internal(
+                f"{self.path}: the answer does not fit this caller's annotation "
+                f"`{text_of(form.annotation)}`: {_reason(error)}; are both sides of one version?"
+            ) from error
+
+    def describe(self) -> dict[str, Any]:
+        """The method as JSON: its parameters as the JSON Schema of an object, its result (or one item) likewise."""
+        plain = [each for each in self._signature.parameters if not each.is_stream]
+        schemas, definitions = self._json_schemas([each.form for each in plain])
+        for each, schema in zip(plain, schemas, strict=True):
+            if each.default is not _ABSENT:
+                schema.update(_json_default(each))
+        parameters: dict[str, Any] = {
+            "type": "object",
+            "properties": {each.name: schema for each, schema in zip(plain, schemas, strict=True)},
+            "required": [each.name for each in plain if each.default is _ABSENT],
+            "additionalProperties": False,
+        }
+        described: dict[str, Any] = {
+            "name": self.name,
+            "kind": self.kind,
+            "idempotent": self.idempotent,
+            "doc": self.doc,
+            "parameters": parameters | definitions,
+            "result": self._json_schema(self._signature.result),
+        }
+        for each in self._signature.parameters:
+            if each.is_stream:
+                described["stream"] = {"parameter": each.name, "items": self._json_schema(each.form)}
+        return described
+
+    def _json_schemas(self, forms: list[Form]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        try:
+            return json_schemas(forms)
+        except Exception as error:  # a field whose default has no form
+            raise TypeError(f"{self.path}: cannot be described: {error}") from error
+
+    def _json_schema(self, form: Form) -> dict[str, Any]:
+        (schema,), definitions = self._json_schemas([form])
+        return schema | definitions
+
+    def _by_name(self, wire: object) -> dict[object, Any]:
+        if not isinstance(wire, (list, tuple)):
+            raise _invalid(f"{self.path}: arguments are a map or an array, got `{text_of(type(wire))}`")
+        if len(wire) > len(self._positional):
+            raise _invalid(f"{self.path}: {len(wire)} positional arguments; {self._takes()}")
+        return {plan[0]: value for plan, value in zip(self._positional, wire, strict=False)}
+
+    def _load_argument(self, name: str, form: Form | None, value: object) -> Any:
+        if form is None:
+            return value
+        try:
+            return form.load(value)
+        except Exception as error:  # a conversion may run the user's own __post_init__, which may raise anything
+            self._refuse_argument(name, error)
+
+    def _refuse_argument(self, name: str, error: Exception) -> NoReturn:
+        raise _invalid(f"{self.path}: argument {name!r}: {_reason(error)}") from error
+
+    def _missing(self, name: str) -> InvalidArgument:
+        return _invalid(f"{self.path}: missing argument {name!r}; {self._takes()}")
+
+    def _takes(self) -> str:
+        return f"it takes {', '.join(self.parameters) or 'none'}"
+
+
+class ServiceSchema:
+    """A service: its name, version, docstring and methods, and a digest by which two nodes see whether they agree."""
+
+    __slots__ = ("digest", "doc", "major", "methods", "name", "version")
+
+    def __init__(self, name: str, version: str, doc: str, methods: Mapping[str, MethodSchema]) -> None:
+        self.name = name
+        self.version = version
+        self.major = int(version.partition(".")[0])
+        self.doc = inspect.cleandoc(doc)
+        self.methods = dict(methods)
+        canonical = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"))
+        self.digest = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        return f"<service {self.name} {self.version}: {', '.join(self.methods) or 'no methods'}>"
+
+    def describe(self) -> dict[str, Any]:
+        """The service as JSON, docstrings included."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "doc": self.doc,
+            "methods": {name: method.describe() for name, method in self.methods.items()},
+        }
+
+
+def schema_of(service: type[Any]) -> ServiceSchema:
+    """The schema of a `zmesh.Service` class. Raises TypeError for an annotation that still does not resolve."""
+    if not isinstance(service, type) or not hasattr(service, "_zmesh_compile"):
+        raise TypeError(f"expected a class derived from zmesh.Service, got {service!r}")
+    compiled: ServiceSchema | None = service.__dict__.get("_zmesh_schema")
+    return service._zmesh_compile() if compiled is None else compiled
+
+
+def _compile_parameter(
+    parameter: inspect.Parameter, label: str, names: dict[str, Any], scope: Mapping[str, Any]
+) -> Parameter:
+    where = f"{label}: argument {parameter.name!r}"
+    if parameter.kind not in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
+        raise TypeError(
+            f"{label}: {parameter}: an rpc method takes neither *args, **kwargs nor positional-only parameters, "
+            "because arguments travel by name"
+        )
+    annotation = _resolve(parameter.annotation, where, names, scope)
+    item = _stream_item(annotation)
+    return Parameter(
+        parameter.name,
+        _compile(annotation if item is _ABSENT else item, where),
+        _ABSENT if parameter.default is inspect.Parameter.empty else parameter.default,
+        parameter.kind is inspect.Parameter.KEYWORD_ONLY,
+        item is not _ABSENT,
+    )
+
+
+def _resolve(annotation: Any, where: str, names: dict[str, Any], scope: Mapping[str, Any]) -> Any:
+    if annotation is inspect.Parameter.empty:
+        return Any
+    carrier = types.SimpleNamespace(__annotations__={"it": annotation})
+    try:
+        return typing.get_type_hints(carrier, names, dict(scope), include_extras=True)["it"]
+    except (NameError, AttributeError) as error:
+        raise UnresolvedAnnotation(
+            f"{where}: annotation `{text_of(annotation)}` does not resolve: {error} "
+            "(is it imported only under TYPE_CHECKING?)"
+        ) from error
+    except Exception as error:
+        raise TypeError(f"{where}: annotation `{text_of(annotation)}` is not a type: {error}") from error
+
+
+def _compile(annotation: object, where: str) -> Form:
+    try:
+        return Form(annotation)
+    except NameError as error:
+        raise UnresolvedAnnotation(f"{where}: `{text_of(annotation)}` does not resolve: {error}") from error
+    except Exception as error:
+        raise TypeError(f"{where}: cannot be annotated `{text_of(annotation)}`: {error}") from error
+
+
+def _stream_item(annotation: Any) -> Any:
+    """What an annotation of an asynchronous iterator yields; _ABSENT where it is not one."""
+    if (typing.get_origin(annotation) or annotation) not in _STREAMS:
+        return _ABSENT
+    return next(iter(typing.get_args(annotation)), Any)
+
+
+_Plan: TypeAlias = tuple[str, frozenset[type], Form | None, Any]
+
+
+def _load_plan(parameter: Parameter) -> _Plan:
+    if parameter.is_stream:
+        return parameter.name, frozenset(), None, parameter.default
+    return parameter.name, parameter.form.exact, parameter.form, parameter.default
+
+
+def _compile_bind(method: MethodSchema, parameters: tuple[Parameter, ...]) -> Callable[..., dict[str, object]]:
+    """`bind` as a function with the handler's own signature, so that Python itself refuses what does not fit it.
+
+    Generated, as dataclasses generate __init__: measured at half the time of a loop over the parameters, in a place
+    that every call passes.
+    """
+    signature: list[str] = []
+    lines: list[str] = []
+    required: list[str] = []
+    scope: dict[str, Any] = {"_zmesh_absent": _ABSENT, "_zmesh_type": type}
+    for number, each in enumerate(parameters):
+        if each.keyword_only and "*" not in signature:
+            signature.append("*")
+        value = each.name
+        if not each.is_stream:
+            scope[f"_zmesh_exact_{number}"] = each.form.exact
+            scope[f"_zmesh_dump_{number}"] = _argument_dumper(method, each)
+            value = f"{value} if _zmesh_type({value}) in _zmesh_exact_{number} else _zmesh_dump_{number}({value})"
+        if each.default is _ABSENT:
+            signature.append(each.name)
+            required.append(f"{each.name!r}: {value}")
+        else:
+            signature.append(f"{each.name}=_zmesh_absent")
+            lines.append(f"    if {each.name} is not _zmesh_absent:\n        _zmesh_wire[{each.name!r}] = {value}")
+    source = "\n".join(
+        [
+            f"def bind({', '.join(signature)}):",
+            f"    _zmesh_wire = {{{', '.join(required)}}}",
+            *lines,
+            "    return _zmesh_wire",
+        ]
+    )
+    exec(source, scope)
+    bind: Callable[..., dict[str, object]] = scope["bind"]
+    bind.__qualname__ = method.path  # what Python's TypeError names
+    return bind
+
+
+def _argument_dumper(method: MethodSchema, parameter: Parameter) -> Callable[[object], object]:
+    dump = parameter.form.dump
+
+    def dump_argument(value: object) -> object:
+        try:
+            return dump(value)
+        except Exception as error:
+            method._refuse_argument(parameter.name, error)
+
+    return dump_argument
+
+
+def _json_default(parameter: Parameter) -> dict[str, Any]:
+    try:
+        return {"default": json.loads(msgspec.json.encode(parameter.default))}
+    except Exception:  # a default that JSON cannot show; that there is one is told by `required`
+        return {}
+
+
+def _invalid(message: str) -> InvalidArgument:
+    return InvalidArgument(message, may_have_run=False)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, (msgspec.ValidationError, TypeError)):
+        return text[:1].lower() + text[1:]
+    return f"{type(error).__name__}: {text}"
