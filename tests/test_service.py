@@ -16,7 +16,7 @@ import pytest
 
 from zmesh._call import Call
 from zmesh.schema import MethodSchema, schema_of
-from zmesh.service import Method, Service, Streaming, Unary, make_client, rpc
+from zmesh.service import Service, Streaming, Unary, make_client, rpc
 
 
 class Greeter(Service):
@@ -204,15 +204,11 @@ class TestDefinition:
         assert list(schema_of(Shop).methods) == ["say_hello", "shout", "countdown", "total", "echo", "ping", "buy"]
         assert {method.service for method in schema_of(Shop).methods.values()} == {"Shop"}
 
-    def test_other_class_arguments_reach_other_bases(self) -> None:
-        class Plugin:
-            def __init_subclass__(cls, *, kind: str) -> None:
-                cls.kind = kind  # type: ignore[attr-defined]
+    def test_refuses_an_unknown_class_argument(self) -> None:
+        with pytest.raises(TypeError, match="unexpected keyword argument 'nme'"):
 
-        class Shop(Service, Plugin, kind="till"):
-            pass
-
-        assert Shop.kind == "till"  # type: ignore[attr-defined]
+            class Shop(Service, nme="shop.Shop"):  # type: ignore[call-arg]
+                pass
 
 
 class TestHandle:
@@ -431,9 +427,3 @@ class TestCall:
         call.close()
         with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
             call.send(None)
-
-
-def test_every_method_of_the_module_is_found_by_type() -> None:
-    assert {name for name, value in vars(Greeter).items() if isinstance(value, Method)} == set(
-        schema_of(Greeter).methods
-    )

@@ -228,12 +228,12 @@ def test_a_killed_process_runs_no_finally_and_its_waiters_are_told() -> None:
     async def main() -> str:
         process = Process(current(), "a")
         current().call_later(1, process.kill)
-        with pytest.raises(Crashed, match="'a' was killed while this ran"):
+        with pytest.raises(Crashed, match="'a' ended while this ran"):
             await process.run(works())
         gc.collect()
         await asyncio.sleep(20)
         assert ended == []
-        with pytest.raises(Crashed, match="before this could start"):
+        with pytest.raises(Crashed, match="'a' ended before this could start"):
             await process.run(works())
         return "lives on"
 

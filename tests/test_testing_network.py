@@ -17,8 +17,10 @@ from zmesh._transport import Channel, Frame, Sent
 from zmesh.config import Config
 from zmesh.discovery import Sighting
 from zmesh.testing import _loop
+from zmesh.testing._discovery import MemoryDiscovery
 from zmesh.testing._loop import Process, VirtualLoop
-from zmesh.testing._network import Link, Machine, MemoryDiscovery, MemoryTransport, Network
+from zmesh.testing._network import Link, Machine, Network
+from zmesh.testing._transport import MemoryTransport
 
 
 class Ear:

@@ -24,7 +24,7 @@ class Call(Coroutine[Any, Any, R]):
 
     def __init__(self, coroutine: Coroutine[Any, Any, R]) -> None:
         self._coroutine = coroutine
-        self.metadata = _NO_METADATA
+        self.metadata: Mapping[str, str | bytes] = _NO_METADATA
         self.node: str | None = None
 
     @classmethod

@@ -24,6 +24,7 @@ from ._link import Link
 from .config import Config
 from .context import inherited_deadline
 from .errors import (
+    Cancelled,
     Code,
     DeadlineExceeded,
     InvalidArgument,
@@ -65,14 +66,15 @@ class Outgoing:
         "future",
         "idempotent",
         "major",
-        "may_hold_buffers",
         "may_have_run",
+        "may_hold_buffers",
         "metadata",
         "path",
         "patience",
         "refusal",
         "retry_handle",
         "service",
+        "slot",
         "tries",
     )
 
@@ -84,6 +86,7 @@ class Outgoing:
         self.idempotent = idempotent
         self.arguments: object = None
         self.may_hold_buffers = True
+        self.slot = 0
         self.metadata: Mapping[str, str | bytes] | None = None
         self.deadline = 0.0
         self.future: asyncio.Future[tuple[Message, Link]]
@@ -109,20 +112,17 @@ class Client:
         members: Members[Link],
         policy: Policy,
         deadlines: Deadlines[Callable[[], None]],
-        arm: Callable[[], None],
         want: Callable[[str], None],
         describe: Callable[[str], str],
         random: random.Random,
     ) -> None:
         """want: told of a service that is called while nobody is known to take its calls.
-        describe: what was seen and what was looked at, for the error that nobody offers a service.
-        arm: told after a deadline was put down."""
+        describe: what was seen and what was looked at, for the error that nobody offers a service."""
         self._loop = asyncio.get_running_loop()
         self._config = config
         self._members = members
         self._policy = policy
         self._deadlines = deadlines
-        self._arm = arm
         self._want = want
         self._describe = describe
         self._random = random
@@ -137,22 +137,32 @@ class Client:
         handle: Call[Any],
         method: MethodSchema,
         major: int | None,
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
+        arguments: dict[str, object],
         timeout: float | None,
         metadata: Mapping[str, str | bytes] | None,
     ) -> object:
-        """A call by its schema: arguments checked and converted, the result too."""
+        """A call by its schema, its arguments already bound; the result is checked and converted."""
         call = Outgoing(self, method.service, major, method.path, method.idempotent)
-        call.arguments = method.bind(args, kwargs)
+        call.arguments = arguments
         call.may_hold_buffers = method.buffers_in_arguments
         call.metadata = metadata
-        message, link = await self.perform(call, timeout)
+        self._begin(call, timeout)
+        try:
+            message, link = await call.future
+        finally:
+            self._end(call)
         handle.answered(link.remote.name, message[3])  # type: ignore[union-attr]
         return method.load_result(message[2])
 
     async def perform(self, call: Outgoing, timeout: float | None) -> tuple[Message, Link]:
         """Send a call and wait for its REPLY. Raises RpcError; on any way out nothing of the call is left behind."""
+        self._begin(call, timeout)
+        try:
+            return await call.future
+        finally:
+            self._end(call)
+
+    def _begin(self, call: Outgoing, timeout: float | None) -> None:
         if self.closed is not None:
             raise Unavailable(self.closed, may_have_run=False)
         loop = self._loop
@@ -160,15 +170,17 @@ class Client:
         inherited = inherited_deadline()
         call.deadline = deadline if inherited is None or deadline < inherited else inherited
         call.future = loop.create_future()
-        slot = self._deadlines.add(call.deadline, call)
-        self._arm()
-        try:
-            self._start(call)
-            return await call.future
-        finally:
-            self._deadlines.remove(slot, call)
-            if call.attempts or call.patience is not None or call.avoid:
-                self._forget(call)
+        call.slot = self._deadlines.add(call.deadline, call)
+        self._start(call)
+
+    def _end(self, call: Outgoing) -> None:
+        self._deadlines.remove(call.slot, call)
+        if call.attempts or call.patience is not None or call.avoid:
+            self._forget(call)
+
+    def want(self, service: str) -> None:
+        """Calls of `service` are about to be made."""
+        self._want(service)
 
     def _start(self, call: Outgoing) -> None:
         """One more attempt, on the best peer there is; without one, wait for it."""
@@ -223,7 +235,6 @@ class Client:
             call.patience = now + self._config.patience
             if call.patience < call.deadline:
                 self._deadlines.add(call.patience, _Patience(call))
-                self._arm()
 
     def _retry(self, call: Outgoing) -> None:
         """The back-off has passed: those who refused it are worth another try."""
@@ -277,7 +288,7 @@ class Client:
         elif call.refusal is not None:
             text = f"{call.path} was refused until its deadline, at last with {call.refusal}"
         else:
-            text = f"{call.path} found no node by its deadline: {self._describe(call.service)}"
+            text = f"no node offers {call.service!r} by the call's deadline: {self._describe(call.service)}"
         self._settle(call, DeadlineExceeded(text, may_have_run=ran))
 
     def impatient(self, call: Outgoing) -> None:
@@ -327,6 +338,9 @@ class Client:
         """An attempt ended without an answer."""
         call = attempt.call
         if call.future.done():
+            return
+        if self.closed is not None:
+            self._settle(call, Cancelled(self.closed, may_have_run=call.may_have_run or verdict is Verdict.UNKNOWN))
             return
         call.avoid.append(attempt.member.id)
         if verdict is Verdict.UNKNOWN:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ._client import Client
+from ._client import Attempt, Client
 from ._core import messages as m
 from ._core.members import Member, Members
 from ._core.messages import Hello, Message
@@ -34,6 +34,7 @@ class Hub:
 
     client: Client
     dialer: Dialer
+    reply_received: Callable[[Link, Attempt, Message], None]
     server: Server | None = None
 
     def __init__(self, *, config: Config, identity: Hello, transport: Transport) -> None:
@@ -41,12 +42,13 @@ class Hub:
         self.identity = identity
         self.tag = m.tag_of(identity.id)
         self.transport = transport
-        self.deadlines: Deadlines[Callable[[], None]] = Deadlines()
+        self.deadlines: Deadlines[Callable[[], None]] = Deadlines(self._arm)
         self.members: Members[Link] = Members(self._member_changed)
         self._loop = asyncio.get_running_loop()
         self._accepted: dict[Link, None] = {}
         self._muted: deque[Link] = deque()
         self._deadline_timer: asyncio.TimerHandle | None = None
+        self._deadline_armed = float("inf")
         self._tick_timer: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
         self._all_left: asyncio.Event = asyncio.Event()
@@ -96,6 +98,9 @@ class Hub:
     def link_heard(self, link: Link) -> None:
         self._happen(link, Event.HEARD)
 
+    def link_writable(self, link: Link) -> None:
+        self.client.resume()
+
     def link_silent(self, link: Link) -> None:
         self._happen(link, Event.SILENCE)
         self.client.second_attempts(link)
@@ -109,10 +114,12 @@ class Hub:
     def link_closed(self, link: Link, reason: str, *, goodbye: bool) -> None:
         if link.dialed:
             self.dialer.closed(link, reason, goodbye=goodbye)
-        elif self._accepted.pop(link, self) is None and link.remote is None:
-            self._muted.append(link)
-            if len(self._muted) > _MUTED:
-                self._muted.popleft().forget()
+        else:
+            self._accepted.pop(link, None)
+            if link.muted:
+                self._muted.append(link)
+                if len(self._muted) > _MUTED:
+                    self._muted.popleft().forget()
         if not self._accepted:
             self._all_left.set()
         self.client.link_closed(link)
@@ -139,24 +146,25 @@ class Hub:
 
     # -- time
 
-    def arm(self) -> None:
+    def _arm(self) -> None:
         """A deadline was put down: make sure that the timer is not later."""
         due = self.deadlines.next()
-        timer = self._deadline_timer
-        if due is None or (timer is not None and timer.when() <= due):
+        if due is None or due >= self._deadline_armed:
             return
-        if timer is not None:
-            timer.cancel()
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        self._deadline_armed = due
         self._deadline_timer = self._loop.call_at(due, self._deadlines_due, due)
 
     def _deadlines_due(self, due: float) -> None:
         self._deadline_timer = None
+        self._deadline_armed = float("inf")
         now = self._loop.time()
         if now - due > self.config.heartbeat / 2:  # we stood still: an answer that has arrived is no timeout
             self.transport.poll()
         for item in self.deadlines.due(now):
             item()
-        self.arm()
+        self._arm()
 
     def _schedule_tick(self) -> None:
         busy = any(member.link is not None and member.link.pending for member in self.members)

@@ -11,7 +11,7 @@ import enum
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ._core import messages as m
 from ._core.messages import LIMIT, Hello, Message, ProtocolError
@@ -30,7 +30,7 @@ __all__ = ["Link", "LinkOwner", "Stage"]
 
 _log = logging.getLogger("zmesh.link")
 
-_PAGE_MESSAGES: Final = 512  # in one envelope that we send: half of what a receiver allows
+_PAGE_MESSAGES: Final = 64
 _PAGE_FRAMES: Final = 64  # large values behind it
 _RETRY_FULL: Final = 0.005  # seconds until a full queue is tried again
 
@@ -63,6 +63,9 @@ class LinkOwner(Protocol):
 
     def link_heard(self, link: Link) -> None:
         """Something came after the link had been reported silent."""
+
+    def link_writable(self, link: Link) -> None:
+        """It takes calls again after its queue had been full."""
 
     def link_silent(self, link: Link) -> None:
         """Nothing came for `suspect_after` while calls of ours were open."""
@@ -100,6 +103,7 @@ class Link:
         self._expects = expects
         self.channel: Channel | None = None
         self.stage = Stage.CONNECTING
+        self.usable = False  # whether a new call may go over it: open, and not blocked by a peer that does not read
         self.remote: Hello | None = None
         self.member: Member[Link] | None = None  # whose link this is, once it was chosen for our calls
         self.rejection: tuple[int, str] | None = None  # what the other side said when it refused the link
@@ -111,6 +115,8 @@ class Link:
         self.suspected = False
         self.acknowledged = False  # the peer answered our DRAIN
         self._draining = False  # we said DRAIN
+        self._said_goodbye = False
+        self.muted = False  # refused, and its channel kept so that it is refused only once
         self._last_received: int | None = None
         self._to = 0
         self._queue_clock = QueueClock()
@@ -119,15 +125,11 @@ class Link:
         self._messages: list[Message] = []
         self._frames: list[Frame] = []
         self._pages: deque[tuple[list[Frame], int]] = deque()  # encoded, not yet taken by the transport
+        self._blocked = False  # the transport takes no more for now
         self._flush_handle: asyncio.Handle | None = None
         self._report_due = False
 
     # -- what the rest of the node asks for
-
-    @property
-    def usable(self) -> bool:
-        """Whether a new call may go over it: open, and not blocked by a peer that does not read."""
-        return self.stage is Stage.OPEN and not self._pages
 
     def call(
         self,
@@ -181,25 +183,29 @@ class Link:
             self._flush_handle = self._loop.call_soon(self._flush)
         if len(self._messages) >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
             self._turn_page()
+            if not self._blocked:
+                self._send_pages()
 
     def drain(self) -> None:
         """Tell the peer that we leave; `link_drained` follows when its calls are done."""
         if self.stage is Stage.OPEN:
             self.stage = Stage.LEAVING
+            self.usable = False
             self._draining = True
             self.post([m.DRAIN])
 
     def settled(self) -> None:
         """A call of the peer's has ended here (the server half says so after taking it out of `running`)."""
-        if self._draining and self.acknowledged and not self.running:
+        if self._draining and self.acknowledged and not self.running and not self._said_goodbye:
             self._owner.link_drained(self)
 
     def goodbye(self) -> None:
         """Say the last word. A dialed link closes at once; an accepted one when the peer has answered or is gone."""
-        if self.stage in (Stage.OPEN, Stage.LEAVING):
+        if self.stage in (Stage.OPEN, Stage.LEAVING) and not self._said_goodbye:
+            self._said_goodbye = True
             self.post([m.GOODBYE, self._last_received])
             self._flush()
-            if self.dialed and self.stage is not Stage.CLOSED:  # type: ignore[comparison-overlap]
+            if self.dialed:
                 self.close(linger=self._config.redial_within)
 
     def close(self, linger: float = 0.0) -> None:
@@ -207,6 +213,7 @@ class Link:
         if self.stage is Stage.CLOSED:
             return
         self.stage = Stage.CLOSED
+        self.usable = False
         if self._flush_handle is not None:
             self._flush_handle.cancel()
         if self.channel is not None:
@@ -232,10 +239,10 @@ class Link:
         if quiet >= interval and now - when >= interval:
             self._pinged = ((number + 1) & LIMIT, now)
             self.post([m.HEARTBEAT, self._pinged[0], None, self._owner.report(self)])
-        if self.pending and not self.suspected:
-            if now - max(self._heard, self._busy_since) >= config.suspect_after:
-                self.suspected = True
-                self._owner.link_silent(self)
+        silent = now - max(self._heard, self._busy_since)
+        if self.pending and not self.suspected and silent >= config.suspect_after:
+            self.suspected = True
+            self._owner.link_silent(self)
 
     # -- what the channel tells
 
@@ -243,7 +250,7 @@ class Link:
         self._send_hello()
 
     def received(self, frames: list[Frame]) -> None:
-        if self.stage is Stage.CLOSED:  # a stranger that was refused and goes on: said once, not read again
+        if self._over:  # a stranger that was refused and goes on: said once, not read again
             return
         now = self._loop.time()
         try:
@@ -260,15 +267,14 @@ class Link:
         if self.suspected:
             self.suspected = False
             self._owner.link_heard(self)
-        pending = self.pending
-        owner = self._owner
+        pending, owner, check = self.pending, self._owner, m.check
+        message: Any
         for message in messages:
             try:
-                kind = m.check(message)
+                kind = check(message)
             except ProtocolError as error:
                 self._bad_message(message, str(error))
                 continue
-            assert isinstance(message, list)
             if self.remote is None and kind not in (m.HELLO, m.REJECT):
                 self._violation(f"message kind {kind} before HELLO")
             elif kind == m.REPLY or kind == m.ERROR:
@@ -282,6 +288,9 @@ class Link:
                 self._control(kind, message)
             if self.stage is Stage.CLOSED:
                 return
+        if self._flush_handle is None:
+            # Behind the tasks that these messages woke: what they send leaves in the same turn as they run.
+            self._flush_handle = self._loop.call_soon(self._flush)
 
     def closed(self, reason: str) -> None:
         self._end(reason)
@@ -299,6 +308,7 @@ class Link:
             self._end(f"rejected by the other side: {message[2]}", goodbye=self.remote is not None)
         elif kind == m.DRAIN:
             self.stage = Stage.LEAVING
+            self.usable = False
             self._owner.link_draining(self)
             self.post([m.DRAIN_ACK])  # behind every call that we have sent
         elif kind == m.DRAIN_ACK:
@@ -339,6 +349,7 @@ class Link:
         else:
             self.round_trip = self._loop.time() - self._born
         self.stage = Stage.OPEN
+        self.usable = True
         self._owner.link_opened(self)
 
     def _send_hello(self) -> None:
@@ -437,6 +448,11 @@ class Link:
         if self.stage is Stage.CLOSED or self.channel is None:
             return
         self._turn_page()
+        self._send_pages()
+
+    def _send_pages(self) -> None:
+        if self.channel is None:
+            return
         pages, send = self._pages, self.channel.send
         while pages:
             frames, sequence = pages[0]
@@ -445,16 +461,31 @@ class Link:
                 pages.popleft()
                 self.flushed = sequence
             elif sent is Sent.FULL:
+                self._blocked, self.usable = True, False
                 if len(pages) * _PAGE_MESSAGES > self._config.max_queued_messages:
-                    self._end("the peer does not read: its queue and ours are full")
+                    self._give_up("the peer does not read: its queue and ours are full")
                 elif self._flush_handle is None:
                     self._flush_handle = self._loop.call_later(_RETRY_FULL, self._flush)
                 return
             else:
-                self._end("connection lost")
+                self._give_up("connection lost")
                 return
+        if self._blocked:
+            self._blocked = False
+            self.usable = self.stage is Stage.OPEN
+            self._owner.link_writable(self)
+
+    def _give_up(self, reason: str) -> None:
+        """End the link from the next turn on: whoever is sending is not told in the middle of it."""
+        self.usable = False
+        self._pages.clear()
+        self._loop.call_soon(self._end, reason)
 
     # -- ending
+
+    @property
+    def _over(self) -> bool:
+        return self.stage is Stage.CLOSED
 
     @property
     def label(self) -> str:
@@ -465,9 +496,10 @@ class Link:
     def _bad_message(self, message: object, why: str) -> None:
         """One message is wrong: its call is answered where it has a number, the rest of the envelope goes on."""
         _log.warning("%s sent a bad message: %s", self.label, why)
-        if isinstance(message, list) and len(message) > 1 and message[0] == m.CALL and type(message[1]) is int:
-            if 0 <= message[1] <= LIMIT:
-                self.fail(message[1], Code.INVALID_ARGUMENT, f"malformed CALL: {why}"[:500], ran=False)
+        if isinstance(message, list) and len(message) > 1 and message[0] == m.CALL:
+            number = message[1]
+            if type(number) is int and 0 <= number <= LIMIT:
+                self.fail(number, Code.INVALID_ARGUMENT, f"malformed CALL: {why}"[:500], ran=False)
 
     def _violation(self, why: str) -> None:
         if self.stage is Stage.CLOSED:
@@ -480,10 +512,12 @@ class Link:
         self._flush()
         if self.dialed:
             self._end(f"refused here: {text}", linger=self._config.redial_within)
-        elif self.stage is not Stage.CLOSED:
+        elif not self._over:
             # The channel stays, muted: a ROUTER cannot hang up, and a new link for each further message would be
             # refused, and logged, again. The owner forgets it when it has too many.
             self.stage = Stage.CLOSED
+            self.usable = False
+            self.muted = True
             self._owner.link_closed(self, f"refused here: {text}", goodbye=False)
 
     def forget(self) -> None:

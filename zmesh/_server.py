@@ -6,8 +6,9 @@ import asyncio
 import contextvars
 import logging
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from ._core import messages as m
 from ._core.messages import Message
@@ -16,8 +17,11 @@ from ._link import Link
 from ._platform import Executor
 from .config import Config
 from .context import current
-from .errors import Code, RpcError
+from .errors import Code, DeadlineExceeded, RpcError
 from .schema import MethodSchema, ServiceSchema
+
+if TYPE_CHECKING:
+    from .node import Node
 
 __all__ = ["Handler", "Running", "Server"]
 
@@ -25,6 +29,8 @@ _log = logging.getLogger("zmesh.server")
 
 _NO_METADATA: Final[Mapping[str, str | bytes]] = {}
 _LATENCY_MEMORY: Final = 10.0  # seconds
+_SLICE: Final = 0.02  # seconds of handlers that do not wait, before the loop has another turn
+_IDLE_WORKERS: Final = 64
 _LATE_START: Final = 0.125  # seconds between arrival and start that betray a stalled loop: half a heartbeat
 
 
@@ -82,6 +88,37 @@ class Running:
         self.server.expired(self)
 
 
+def _first_step(running: Running, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    current.set(running)
+    return coroutine.send(None)
+
+
+class _Rest:
+    """What is left of a coroutine after its first step, in its own context."""
+
+    __slots__ = ("_awaited", "_context", "_coroutine")
+
+    def __init__(self, context: contextvars.Context, coroutine: Coroutine[Any, Any, Any], awaited: Any) -> None:
+        self._context = context
+        self._coroutine = coroutine
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        run, coroutine, awaited = self._context.run, self._coroutine, self._awaited
+        step: Callable[[Any], Any]
+        while True:
+            try:
+                value = yield awaited
+            except BaseException as error:
+                step, value = coroutine.throw, error
+            else:
+                step = coroutine.send
+            try:
+                awaited = run(step, value)
+            except StopIteration as finished:
+                return finished.value
+
+
 class Server:
     """See the module."""
 
@@ -93,25 +130,27 @@ class Server:
         threads: int,
         executor: Executor,
         deadlines: Deadlines[Callable[[], None]],
-        arm: Callable[[], None],
         catch_up: Callable[[], None],
-        client: Callable[[Any], Any],
+        node: Node,
         name: str,
     ) -> None:
-        """catch_up: deliver every message that has arrived. arm: told after a deadline was put down."""
+        """catch_up: deliver every message that has arrived."""
         self.loop = asyncio.get_running_loop()
-        self.client = client
+        self.node = node
         self._config = config
         self._name = name
         self._executor = executor
         self._deadlines = deadlines
-        self._arm = arm
         self._catch_up = catch_up
         self._slots = asyncio.Semaphore(threads)
         self._running: dict[Running, None] = {}
         self._abandoned = 0  # plain handlers whose caller has its error already, but which still occupy a thread
         self._latency = Average(_LATENCY_MEMORY)
         self._queue_wait = Average(_LATENCY_MEMORY)
+        self._queue: deque[Running] = deque()  # admitted, not begun
+        self._idle: list[asyncio.Future[None]] = []  # workers that wait for a call
+        self._workers: dict[asyncio.Task[None], None] = {}
+        self._waking = False
         self._drained: asyncio.Event = asyncio.Event()
         self.draining = False
         self._names = [schema.name for schema, _ in services]
@@ -128,35 +167,39 @@ class Server:
 
     def received(self, link: Link, message: Message, waited: int) -> None:
         """A CALL that stood `waited` ms in queues on its way."""
-        number, path, remaining = message[1], message[2], message[3] - waited  # type: ignore[operator]
-        handler = self._handlers.get(path)  # type: ignore[arg-type]
+        number: int
+        path: str
+        number, path = message[1], message[2]  # type: ignore[assignment]
+        remaining: int = message[3] - waited  # type: ignore[operator]
+        handler = self._handlers.get(path)
         if handler is None:
-            link.fail(number, Code.UNIMPLEMENTED, self._unknown(path), ran=False)  # type: ignore[arg-type]
+            link.fail(number, Code.UNIMPLEMENTED, self._unknown(path), ran=False)
             return
         if remaining <= 0:
             text = f"{path} expired before it ran: it stood {waited} ms in queues"
-            link.fail(number, Code.DEADLINE_EXCEEDED, text, ran=False)  # type: ignore[arg-type]
+            link.fail(number, Code.DEADLINE_EXCEEDED, text, ran=False)
             return
         if self.in_flight >= self._config.max_calls:
             text = f"{self._name!r} runs {self.in_flight} calls, its limit (Config.max_calls)"
-            link.fail(number, Code.RESOURCE_EXHAUSTED, text, ran=False)  # type: ignore[arg-type]
+            link.fail(number, Code.RESOURCE_EXHAUSTED, text, ran=False)
             return
         if handler.schema.kind != "unary":
             text = f"{path} streams, which this version does not carry over the network"
-            link.fail(number, Code.UNIMPLEMENTED, text, ran=False)  # type: ignore[arg-type]
+            link.fail(number, Code.UNIMPLEMENTED, text, ran=False)
             return
         if number in link.running:
-            link.fail(number, Code.INVALID_ARGUMENT, f"call {number} is running already", ran=False)  # type: ignore[arg-type]
+            link.fail(number, Code.INVALID_ARGUMENT, f"call {number} is running already", ran=False)
             return
         now = self.loop.time()
         running = Running(self, link, handler, message, now)
         running.deadline = now + remaining / 1000
         running.slot = self._deadlines.add(running.deadline, running)
-        self._arm()
         link.running[running.number] = running
         self._running[running] = None
-        # A task, so it starts in the next turn of the loop: a cancel that came right behind it is seen first.
-        running.task = self.loop.create_task(self._run(running))
+        # It starts in the next turn of the loop: a cancel that came right behind it is seen first.
+        self._queue.append(running)
+        if not self._waking:
+            self._wake()
 
     def cancelled(self, link: Link, number: int) -> None:
         """The caller gave up a call."""
@@ -203,7 +246,55 @@ class Server:
         """Cancel what runs; take no more."""
         for running in list(self._running):
             self._stop(running)
+        for worker in list(self._workers):
+            worker.cancel()
         self._executor.close()
+
+    # -- workers
+
+    def _wake(self) -> None:
+        """Let one more worker go through the queue, from the next turn of the loop on."""
+        self._waking = True
+        while self._idle:
+            waiting = self._idle.pop()
+            if not waiting.done():
+                waiting.set_result(None)
+                return
+        task = self.loop.create_task(self._work())
+        self._workers[task] = None
+        task.add_done_callback(self._workers.pop)
+
+    async def _work(self) -> None:
+        """Run calls, one after the other: those that finish without waiting cost no task and no turn of the loop.
+
+        While one waits, another worker goes on with the queue. A worker whose task was cancelled has done its last
+        call, as nothing of a cancellation may reach the next.
+        """
+        queue, loop = self._queue, self.loop
+        task = asyncio.current_task()
+        assert task is not None
+        slice_ends = loop.time() + _SLICE
+        while True:
+            self._waking = False
+            while queue:
+                running = queue.popleft()
+                if running.over:  # cancelled before it began
+                    continue
+                running.task = task
+                await self._run(running)
+                if task.cancelling():
+                    if queue and not self._waking:
+                        self._wake()
+                    return
+                if loop.time() > slice_ends:  # heartbeats and timers have their turn
+                    await asyncio.sleep(0)
+                    slice_ends = loop.time() + _SLICE
+            if len(self._idle) >= _IDLE_WORKERS:
+                return
+            waiting = loop.create_future()
+            self._idle.append(waiting)
+            await waiting
+            slice_ends = loop.time() + _SLICE
 
     # -- one call
 
@@ -214,21 +305,29 @@ class Server:
         if now - running.arrived > _LATE_START:
             # The loop stood still between arrival and start: a cancel may lie unread behind the call.
             self._catch_up()
-        current.set(running)
         try:
             if running.answered:
                 return
             if now >= running.deadline:
-                self.expired(running)
-                return
+                raise DeadlineExceeded(f"{schema.path} expired before it ran: {self._name!r} was held up")
             args, kwargs = schema.load_arguments(running.arguments)
             running.arguments = None
-            running.started = True
+            coroutine: Coroutine[Any, Any, Any]
             if schema.is_async:
-                value = await running.method.function(*args, **kwargs)
+                running.started = True
+                coroutine = running.method.function(*args, **kwargs)
             else:
-                running.started = False
-                value = await self._in_thread(running, args, kwargs)
+                coroutine = self._in_thread(running, args, kwargs)
+            # Workers serve many calls: each runs in a context of its own, so that no variable leaks to the next.
+            context = contextvars.copy_context()
+            try:
+                awaited = context.run(_first_step, running, coroutine)
+            except StopIteration as finished:
+                value = finished.value
+            else:
+                if self._queue and not self._waking:  # this worker waits: another goes on
+                    self._wake()
+                value = await _Rest(context, coroutine, awaited)
             result = schema.dump_result(value)
             if not running.answered:
                 self._answer(running)
@@ -256,9 +355,7 @@ class Server:
         self._queue_wait.add(waiting - running.arrived, waiting)
         if running.answered or waiting >= running.deadline:
             self._slots.release()
-            if not running.answered:
-                self.expired(running)
-            raise asyncio.CancelledError
+            raise DeadlineExceeded(f"{running.method.schema.path} expired before a thread was free for it")
         running.started = True
         function, variables = running.method.function, contextvars.copy_context()
         try:
@@ -302,9 +399,10 @@ class Server:
 
     def _stop(self, running: Running) -> None:
         self._answer(running)
-        if running.task is not None:
-            running.task.cancel()
-        if not running.begun:  # a task that is cancelled before its first step never runs its `finally`
+        if running.begun:
+            if running.task is not None and not running.over:
+                running.task.cancel()
+        else:
             self._over(running)
 
     def _over(self, running: Running) -> None:

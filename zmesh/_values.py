@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import datetime
 import decimal
+import functools
 import inspect
 import sys
 import types
 import typing
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
-__all__ = ["Form", "dump_untyped", "json_schemas", "text_of"]
+__all__ = ["Form", "dump_untyped", "json_schemas", "load_untyped", "text_of"]
 
 _BINARY: Final = (bytes, bytearray, memoryview)
 # What to_builtins would turn into strings. Kept as they are until they are checked, or a UUID would pass for a `str`.
@@ -31,6 +33,8 @@ _NATIVE: Final = (
 # Subclasses of these are encoded as these (np.float64 is a float).
 _SUBCLASSED: Final[tuple[type[Any], ...]] = (str, int, float, bytes, bytearray)
 _SCALARS: Final[frozenset[type]] = frozenset({str, int, float, bool, bytes, type(None)})
+
+_NAMES: Final[frozenset[type]] = frozenset({str})
 
 _inspect = msgspec.inspect
 # Annotations whose values of exactly this class need neither check nor conversion: nearly all arguments of nearly all
@@ -63,7 +67,19 @@ class Form:
     may_hold_buffers: whether a value may hold bytes-likes or arrays, which travel out of band when they are large.
     """
 
-    __slots__ = ("_anything", "_detaches", "_record", "_stringifies", "annotation", "exact", "may_hold_buffers")
+    __slots__ = (
+        "_anything",
+        "_arrays",
+        "_checking",
+        "_detaches",
+        "_flat",
+        "_loading",
+        "_record",
+        "_stringifies",
+        "annotation",
+        "exact",
+        "may_hold_buffers",
+    )
 
     def __init__(self, annotation: object) -> None:
         """Raises TypeError where values of this annotation cannot be converted, NameError where it does not resolve."""
@@ -71,81 +87,95 @@ class Form:
         info = _inspect.type_info(annotation)
         parts = _parts_of(info)
         for part in parts:
-            if isinstance(part, (_inspect.RawType, _inspect.ExtType)) or (
-                isinstance(part, _inspect.CustomType) and part.cls is not object and not _is_array_class(part.cls)
-            ):
-                refused = getattr(part, "cls", None) or type(part)
-                raise TypeError(
-                    f"there is no conversion for `{text_of(refused)}` "
-                    "(use builtins, dataclasses, TypedDict, NamedTuple, enums, datetime, UUID, Decimal, numpy.ndarray)"
-                )
+            _refuse_inconvertible(part)
+
+        def holds(*kinds: type) -> bool:
+            return any(isinstance(part, kinds) for part in parts)
+
         holds_anything = any(_is_anything(part) for part in parts)
         self._anything = _is_anything(info)
-        self.may_hold_buffers = holds_anything or any(
-            isinstance(part, (*_HOLD_BUFFERS, _inspect.CustomType)) for part in parts
-        )
-        self._stringifies = holds_anything or any(isinstance(part, _BECOME_STRINGS) for part in parts)
+        self._arrays = holds_anything or holds(_inspect.CustomType)
+        self._stringifies = holds_anything or holds(*_BECOME_STRINGS)
+        self.may_hold_buffers = self._arrays or holds(*_HOLD_BUFFERS)
         # Small binaries arrive as bytes, large ones as memoryviews: without an annotation to say which, always bytes.
-        self._detaches = holds_anything and not any(isinstance(part, _inspect.MemoryViewType) for part in parts)
-        while isinstance(info, _inspect.Metadata):
-            info = info.type
-        choices = info.types if isinstance(info, _inspect.UnionType) else (info,)
-        self.exact: frozenset[type] = frozenset().union(
-            *(classes for plain, classes in _UNCHANGED for choice in choices if choice == plain)
-        )
+        self._detaches = holds_anything and not holds(_inspect.MemoryViewType)
+        self.exact = _unchanged_classes(info)
+        self._flat = _flat_classes(info)
         # msgspec keeps what it compiled of a Struct on the class, but compiles `list[int]` again at every convert.
         self._record: type[Any] = msgspec.defstruct("_Record", [("value", annotation)], array_like=True)
-        self._convert(None, _NATIVE, _checked_array, str_keys=False, probe=True)
+        # Options of msgspec.convert; each that is given costs as much as converting a short list.
+        self._checking: dict[str, Any] = {}
+        self._loading: dict[str, Any] = {}
+        if self.may_hold_buffers or self._stringifies:
+            self._checking["builtin_types"] = _NATIVE
+        if self.may_hold_buffers:
+            self._loading["builtin_types"] = _BINARY
+        if self._arrays:
+            self._checking["dec_hook"] = _checked_array
+            self._loading["dec_hook"] = _array
+        if holds(_inspect.DictType):
+            self._loading["str_keys"] = True  # JavaScript sends the keys of a dict[int, ...] as strings
+        # What type_info describes but convert refuses is a TypeError here, not at the first call.
+        with contextlib.suppress(msgspec.ValidationError):
+            msgspec.convert((None,), self._record, **self._checking)
 
     def dump(self, value: object) -> object:
         """A checked copy of the value, as a tree for CBOR; binary leaves and arrays are not copied.
 
         Raises whatever says that the value does not fit, `msgspec.ValidationError` first of all.
         """
+        if self._is_flat(value):
+            return typing.cast("dict[str, object] | list[object]", value).copy()
         try:
-            tree = msgspec.to_builtins(value, builtin_types=_leaves(_NATIVE), enc_hook=_plain)
+            tree = msgspec.to_builtins(value, builtin_types=self._leaves(_NATIVE), enc_hook=_plain)
         except TypeError:
-            self._convert(value, _NATIVE, _checked_array, str_keys=False)  # says better what was expected
+            self._convert(value, self._checking)  # says better what was expected
             raise
-        self._convert(tree, _NATIVE, _checked_array, str_keys=False)
+        if not self._anything:
+            self._convert(tree, self._checking)
         if self._stringifies:
-            tree = msgspec.to_builtins(tree, builtin_types=_leaves(_BINARY), enc_hook=_plain)
+            tree = msgspec.to_builtins(tree, builtin_types=self._leaves(_BINARY), enc_hook=_plain)
         return tree
 
     def load(self, wire: object) -> object:
         """The value of this annotation from a decoded tree. Raises as `dump` does."""
+        if self._is_flat(wire):
+            return wire
         if self._detaches:
             wire = _with_bytes(wire)
-        if self._anything:
-            return wire
-        return self._convert(wire, _BINARY, _array, str_keys=True)
+        return wire if self._anything else self._convert(wire, self._loading)
 
-    def _convert(
-        self,
-        wire: object,
-        builtin_types: tuple[type, ...],
-        array_hook: Callable[[type, Any], Any],
-        *,
-        str_keys: bool,
-        probe: bool = False,
-    ) -> object:
-        """str_keys: also take the keys of a `dict[int, ...]` as strings, as JavaScript sends them."""
+    def _is_flat(self, value: object) -> bool:
+        """Whether this is a list or dict of scalars that need neither check nor conversion: many are, and looking at
+        their classes costs a tenth of converting them."""
+        for container, classes in self._flat:
+            if type(value) is container:
+                if isinstance(value, list):
+                    return classes.issuperset(map(type, value))
+                named = typing.cast("dict[object, object]", value)
+                return classes.issuperset(map(type, named.values())) and _NAMES.issuperset(map(type, named))
+        return False
+
+    def _convert(self, wire: object, options: dict[str, Any]) -> object:
         try:
-            return msgspec.convert(
-                (wire,), self._record, builtin_types=builtin_types, dec_hook=array_hook, str_keys=str_keys
-            ).value
+            return msgspec.convert((wire,), self._record, **options).value
         except msgspec.ValidationError:
-            if probe:
-                return None
-        # Once more, so that the path in the message starts at the value and not at the record around it.
-        return msgspec.convert(
-            wire, self.annotation, builtin_types=builtin_types, dec_hook=array_hook, str_keys=str_keys
-        )
+            # Once more, so that the path in the message starts at the value and not at the record around it.
+            return msgspec.convert(wire, self.annotation, **options)
+
+    def _leaves(self, builtin_types: tuple[type, ...]) -> tuple[type, ...]:
+        numpy = _numpy() if self._arrays else None
+        return builtin_types if numpy is None else (*builtin_types, numpy.ndarray)
 
 
 def dump_untyped(value: object) -> object:
     """A value as a tree for CBOR, where no annotation says what it should be. Raises TypeError for what has no form."""
     return value if type(value) in _SCALARS else _ANYTHING.dump(value)
+
+
+def load_untyped(wire: object) -> object:
+    """The value in a decoded tree, where no annotation says what it should be: binary values are bytes."""
+    return wire if type(wire) in _SCALARS else _ANYTHING.load(wire)
 
 
 def _with_bytes(wire: object) -> object:
@@ -176,6 +206,45 @@ def _parts_of(info: _inspect.Type) -> list[_inspect.Type]:
     return [part for part in seen.values() if isinstance(part, _inspect.Type)]
 
 
+def _refuse_inconvertible(part: _inspect.Type) -> None:
+    if isinstance(part, _inspect.CustomType):
+        numpy = _numpy()
+        if part.cls is object or (numpy is not None and part.cls is numpy.ndarray):
+            return
+        refused: type = part.cls
+    elif isinstance(part, (_inspect.RawType, _inspect.ExtType)):
+        refused = type(part)
+    else:
+        return
+    raise TypeError(
+        f"there is no conversion for `{text_of(refused)}` "
+        "(use builtins, dataclasses, TypedDict, NamedTuple, enums, datetime, UUID, Decimal, numpy.ndarray)"
+    )
+
+
+def _unchanged_classes(info: _inspect.Type) -> frozenset[type]:
+    while isinstance(info, _inspect.Metadata):
+        info = info.type
+    if _is_anything(info):
+        return _SCALARS
+    choices = info.types if isinstance(info, _inspect.UnionType) else (info,)
+    return frozenset().union(*(classes for plain, classes in _UNCHANGED for choice in choices if choice == plain))
+
+
+def _flat_classes(info: _inspect.Type) -> tuple[tuple[type, frozenset[type]], ...]:
+    """The containers that this annotation may be, with the classes of scalars that need nothing done within them."""
+    while isinstance(info, _inspect.Metadata):
+        info = info.type
+    if _is_anything(info):
+        return (dict, _SCALARS), (list, _SCALARS)
+    if isinstance(info, _inspect.DictType) and isinstance(info.key_type, _inspect.StrType):
+        if info == _inspect.DictType(_inspect.StrType(), info.value_type):  # no limits on length or keys
+            return ((dict, _unchanged_classes(info.value_type)),)
+    elif isinstance(info, _inspect.ListType) and info == _inspect.ListType(info.item_type):
+        return ((list, _unchanged_classes(info.item_type)),)
+    return ()
+
+
 def _is_anything(info: _inspect.Type) -> bool:
     return isinstance(info, _inspect.AnyType) or (isinstance(info, _inspect.CustomType) and info.cls is object)
 
@@ -183,16 +252,6 @@ def _is_anything(info: _inspect.Type) -> bool:
 def _numpy() -> Any:
     """numpy where something else imported it: before that there are no arrays, and importing it takes its time."""
     return sys.modules.get("numpy")
-
-
-def _is_array_class(cls: type) -> bool:
-    numpy = _numpy()
-    return numpy is not None and cls is numpy.ndarray
-
-
-def _leaves(builtin_types: tuple[type, ...]) -> tuple[type, ...]:
-    numpy = _numpy()
-    return builtin_types if numpy is None else (*builtin_types, numpy.ndarray)
 
 
 def _plain(value: Any) -> object:
@@ -217,14 +276,20 @@ def _checked_array(annotation: Any, value: Any) -> Any:
     numpy = _numpy()
     if not isinstance(value, numpy.ndarray):
         raise TypeError(f"Expected `numpy.ndarray`, got `{text_of(type(value))}`")
-    if value.dtype.hasobject:
-        raise TypeError("Expected `numpy.ndarray` of numbers, got one of Python objects")
-    kinds = _element_kinds(annotation)
-    if kinds and not any(numpy.issubdtype(value.dtype, kind) for kind in kinds):
-        raise TypeError(
-            f"Expected `numpy.ndarray` of {' or '.join(kind.__name__ for kind in kinds)}, got one of {value.dtype}"
-        )
+    misfit = _misfit(annotation, value.dtype)
+    if misfit is not None:
+        raise TypeError(misfit)
     return value
+
+
+@functools.lru_cache(maxsize=1024)  # annotations times element types: few in any program, and slow to compare
+def _misfit(annotation: Any, dtype: Any) -> str | None:
+    if dtype.hasobject:
+        return "Expected `numpy.ndarray` of numbers, got one of Python objects"
+    kinds = _element_kinds(annotation)
+    if not kinds or any(_numpy().issubdtype(dtype, kind) for kind in kinds):
+        return None
+    return f"Expected `numpy.ndarray` of {' or '.join(kind.__name__ for kind in kinds)}, got one of {dtype}"
 
 
 def _array(annotation: Any, value: Any) -> Any:

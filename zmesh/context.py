@@ -41,7 +41,8 @@ class Context:
     def peer(self) -> Caller:
         """The node that called."""
         link = self._running.link
-        assert link.remote is not None and link.channel is not None
+        assert link.remote is not None
+        assert link.channel is not None
         return Caller(link.remote.name, link.remote.id.hex(), link.channel.remote)
 
     @property
@@ -77,7 +78,7 @@ class Context:
     def client(self, service: str) -> DynamicClient: ...
     def client(self, service: Any) -> Any:
         """A client for another service, as `Node.client`; its calls inherit what is left of this call's deadline."""
-        return self._running.server.client(service)
+        return self._running.server.node.client(service)
 
 
 def context() -> Context:

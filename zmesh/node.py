@@ -28,6 +28,7 @@ from ._hub import Hub
 from ._link import Link
 from ._platform import Platform, real_platform
 from ._server import Server
+from ._values import dump_untyped, load_untyped
 from ._version import __version__
 from .config import Config
 from .discovery import Discovery, Sighting
@@ -308,7 +309,6 @@ class Node:
             members=hub.members,
             policy=self._policy,
             deadlines=hub.deadlines,
-            arm=hub.arm,
             want=lambda service: hub.dialer.want(service),
             describe=self._describe,
             random=platform.random,
@@ -332,9 +332,8 @@ class Node:
                 threads=self._threads,
                 executor=platform.executor(self._threads),
                 deadlines=hub.deadlines,
-                arm=hub.arm,
-                catch_up=hub.catch_up,
-                client=self.client,
+                    catch_up=hub.catch_up,
+                node=self,
                 name=self._name,
             )
         hub.start(client, dialer, server)
@@ -363,7 +362,9 @@ class Node:
         members = [member for member in hub.members if member.state is not State.DEAD]
         names = ", ".join(member.name for member in members[:5]) + (", ..." if len(members) > 5 else "")
         offered = sorted({offer.name for member in members if member.hello for offer in member.hello.services})
-        seen = f"saw {len(members)} nodes ({names}), offering {', '.join(offered) or 'nothing'}" if members else "saw no node"
+        seen = "saw no node"
+        if members:
+            seen = f"saw {len(members)} nodes ({names}), offering {', '.join(offered) or 'nothing'}"
         others = [o.version for m in members if m.hello for o in m.hello.services if o.name == service]
         if others:
             seen += f"; {service!r} is there in version {', '.join(sorted(set(others)))}"
@@ -437,9 +438,12 @@ class _TypedCaller:
             raise NotImplementedError(f"{method.path} streams, which this version does not carry over the network")
         unary, major = self._client.unary, self._major
         timeout, metadata = self._options.timeout, self._options.metadata
+        bind = method.bind
+        self._client.want(method.service)
 
         def call(*args: object, **kwargs: object) -> Call[Any]:
-            return Call.of(lambda handle: unary(handle, method, major, args, kwargs, timeout, metadata))
+            arguments = bind(args, kwargs)
+            return Call.of(lambda handle: unary(handle, method, major, arguments, timeout, metadata))
 
         return call
 
@@ -490,16 +494,17 @@ class DynamicClient:
 
     async def _perform(self, handle: Call[Any], name: str, arguments: object) -> object:
         node, options = self._node, self._options
+        node._running().client.want(self._service)
         kind, idempotent = self._check(await node._description(self._service, options.timeout), name)
         path = f"{self._service}.{name}"
         if kind != "unary":
             raise NotImplementedError(f"{path} streams, which this version does not carry over the network")
         client = node._running().client
         call = Outgoing(client, self._service, None, path, idempotent)
-        call.arguments, call.metadata = arguments, options.metadata
+        call.arguments, call.metadata = dump_untyped(arguments), options.metadata
         message, link = await client.perform(call, options.timeout)
         handle.answered(link.remote.name if link.remote is not None else None, message[3])
-        return message[2]
+        return load_untyped(message[2])
 
     def __repr__(self) -> str:
         return f"<client of {self._service!r}, by name>"
@@ -593,5 +598,3 @@ def _reachable(address: str) -> list[str]:
                 if ":" not in ip or wildcard != "tcp://0.0.0.0:"
             ]
     return [address]
-
-

@@ -59,6 +59,7 @@ class Method(Generic[P, R]):
         self.__doc__ = handler.__doc__
         # Lets abc see the abstract method behind the handle.
         self.__isabstractmethod__ = getattr(handler, "__isabstractmethod__", False)
+        self._is_async = inspect.iscoroutinefunction(handler)
         self._signature: Signature | None = None
 
     def __set_name__(self, owner: type[Service], name: str) -> None:
@@ -100,7 +101,7 @@ class Unary(Method[P, R]):
     def _bound_here(self, instance: Service) -> Callable[P, Call[R]]:
         handler = self.handler
         run: Callable[..., Coroutine[Any, Any, R]]
-        if inspect.iscoroutinefunction(handler):
+        if self._is_async:
             run = handler
         else:
 
@@ -183,8 +184,8 @@ class Service:
     _zmesh_name: ClassVar[str]
     _zmesh_version: ClassVar[str] = "1.0"
 
-    def __init_subclass__(cls, *, name: str | None = None, version: str | None = None, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
+    def __init_subclass__(cls, *, name: str | None = None, version: str | None = None) -> None:
+        super().__init_subclass__()
         # A class that is made again from its namespace, as dataclass(slots=True) does, keeps the name it was given.
         cls._zmesh_name = name if name is not None else cls.__dict__.get("_zmesh_name", cls.__name__)
         if version is not None:

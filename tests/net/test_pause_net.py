@@ -53,7 +53,7 @@ def test_a_blocked_loop_is_suspect_and_not_dead(make_network: Callable[[int], Ne
     report = network.directory / "report"
     load = network.hosts[2].python(
         "tests.net.programs.load",
-        *("--servers", "2", "--method", "once", "--rate", "200", "--seconds", "6", "--ms", "20", "--timeout", "8"),
+        *("--servers", "2", "--method", "once", "--rate", "200", "--seconds", "7", "--ms", "20", "--timeout", "8"),
         *("--report", str(report), "--block-at", "1", "--block-for", "3"),
     )
     load.wait_for("^READY")

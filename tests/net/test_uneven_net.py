@@ -8,7 +8,7 @@ from collections.abc import Callable
 from .namespaces import Network
 from .uneven import run_reference, run_zmesh
 
-SECONDS = 6.0
+SECONDS = 5.0
 
 
 def test_slow_servers_get_less(make_network: Callable[[int], Network]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 __all__ = ["POLICIES", "Candidate", "LeastLoaded", "Policy", "Random", "RoundRobin", "make_policy"]
@@ -88,7 +88,11 @@ class Random:
         return int(self._random() * len(candidates))
 
 
-POLICIES: Final = {"least_loaded": LeastLoaded, "round_robin": RoundRobin, "random": Random}
+POLICIES: Final[dict[str, Callable[[random.Random], Policy]]] = {
+    "least_loaded": LeastLoaded,
+    "round_robin": RoundRobin,
+    "random": Random,
+}
 
 
 def make_policy(name: str, random: random.Random) -> Policy:

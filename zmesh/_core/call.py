@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-__all__ = ["Event", "State", "TRANSITIONS", "Verdict", "judge"]
+__all__ = ["TRANSITIONS", "Event", "State", "Verdict", "judge"]
 
 
 class State(enum.Enum):

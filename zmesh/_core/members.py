@@ -9,12 +9,14 @@ from .messages import Hello, Message
 from .peer import Event, State, follow
 from .timing import Average
 
-__all__ = ["Members", "Member"]
+__all__ = ["Member", "Members"]
 
 LinkT = TypeVar("LinkT")
 
 _LATENCY_MEMORY: Final = 10.0  # seconds; Finagle's Peak-EWMA decays with the same constant
-_STALE: Final = 10.0  # seconds without a sample after which a latency halves, so that a peer that was slow is tried again
+_STALE: Final = (
+    10.0  # seconds without a sample after which a latency halves, so that a peer that was slow is tried again
+)
 
 
 class Member(Generic[LinkT]):

@@ -104,7 +104,9 @@ class Hello:
     def parse(cls, message: Message) -> Hello:
         """A HELLO of our own major version; the version itself is checked before, by the caller."""
         _, major, minor, fields = message[:4]
-        assert isinstance(major, int) and isinstance(minor, int) and isinstance(fields, dict)
+        assert isinstance(major, int)
+        assert isinstance(minor, int)
+        assert isinstance(fields, dict)
 
         def get(key: str, kinds: type | tuple[type, ...], default: object = None) -> object:
             value = fields.get(key, default)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-__all__ = ["Event", "State", "TRANSITIONS", "follow"]
+__all__ = ["TRANSITIONS", "Event", "State", "follow"]
 
 
 class State(enum.Enum):

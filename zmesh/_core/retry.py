@@ -22,7 +22,7 @@ class Action(enum.Enum):
 
 
 def after(verdict: Verdict, *, idempotent: bool, others_out: bool) -> Action:
-    """The three kinds of failure: what never ran is tried again whatever the method; what is unknown only if idempotent."""
+    """The three kinds of failure: what never ran is tried again whatever the method, what is unknown if idempotent."""
     if others_out:
         return Action.WAIT
     if verdict is Verdict.RETRY or idempotent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
@@ -11,7 +12,7 @@ _MODULUS: Final = 1 << 31
 
 
 def expand(number: int, below: int) -> int:
-    """The largest count below `below` whose low 31 bits are `number` (as QUIC does for packet numbers: RFC 9000, A.3)."""
+    """The largest count below `below` with low 31 bits `number` (as QUIC expands its packet numbers, RFC 9000, A.3)."""
     return below - 1 - ((below - 1 - number) % _MODULUS)
 
 
@@ -23,7 +24,9 @@ class Deadlines(Generic[T]):
 
     TICKS: Final = 256
 
-    def __init__(self) -> None:
+    def __init__(self, arm: Callable[[], None]) -> None:
+        """arm: told when `next` may have changed: at most once per bucket, not per item."""
+        self._arm = arm
         self._buckets: dict[int, dict[T, None]] = {}
         self._order: list[int] = []
 
@@ -34,7 +37,10 @@ class Deadlines(Generic[T]):
         if bucket is None:
             bucket = self._buckets[slot] = {}
             heapq.heappush(self._order, slot)
-        bucket[item] = None
+            bucket[item] = None
+            self._arm()
+        else:
+            bucket[item] = None
         return slot
 
     def remove(self, slot: int, item: T) -> None:

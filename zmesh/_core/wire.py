@@ -62,7 +62,11 @@ def decode(frames: Sequence[Frame]) -> tuple[int, int, list[object]]:
     hook: Any = _no_frames if len(frames) == 1 else partial(_resolve, frames)
     try:
         envelope = cbor2.loads(
-            frames[0], tag_hook=hook, max_depth=MAX_DEPTH + _ENVELOPE_DEPTH, allow_indefinite=False, semantic_decoders=_FORBIDDEN
+            frames[0],
+            tag_hook=hook,
+            max_depth=MAX_DEPTH + _ENVELOPE_DEPTH,
+            allow_indefinite=False,
+            semantic_decoders=_FORBIDDEN,
         )
     except ProtocolError:
         raise
@@ -84,8 +88,9 @@ def decode(frames: Sequence[Frame]) -> tuple[int, int, list[object]]:
 def externalize(value: object, frames: list[Frame], inline_limit: int, depth: int = MAX_DEPTH) -> object:
     """`value` with its large binary leaves moved to `frames` and its arrays in their CBOR form.
 
-    Containers are copied; nothing of the caller's is changed. Raises TypeError for an array whose elements have no
-    form on the wire, ValueError for containers nested deeper than MAX_DEPTH, which no receiver would read.
+    Containers that hold more than scalars are copied; nothing of the caller's is changed. Raises TypeError for an
+    array whose elements have no form on the wire, ValueError for containers nested deeper than MAX_DEPTH, which no
+    receiver would read.
     """
     kind = type(value)
     if kind in _SCALARS:
@@ -95,9 +100,13 @@ def externalize(value: object, frames: list[Frame], inline_limit: int, depth: in
     if depth == 0:
         raise ValueError(f"a value is nested deeper than {MAX_DEPTH} containers")
     if kind is dict:
+        if _SCALARS.issuperset(map(type, value.values())):  # type: ignore[attr-defined]
+            return value
         items = value.items()  # type: ignore[attr-defined]
         return {key: externalize(item, frames, inline_limit, depth - 1) for key, item in items}
     if kind is list or kind is tuple:
+        if _SCALARS.issuperset(map(type, value)):  # type: ignore[call-overload]
+            return value
         return [externalize(item, frames, inline_limit, depth - 1) for item in value]  # type: ignore[attr-defined]
     if isinstance(value, (bytearray, memoryview)):
         return _binary(memoryview(value), frames, inline_limit)
@@ -127,7 +136,7 @@ def _array(array: numpy.ndarray[Any, Any], frames: list[Frame], inline_limit: in
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     dtype = array.dtype.str
-    leaf = _binary(memoryview(array.reshape(-1).view(numpy.uint8)), frames, inline_limit) if array.size else b""
+    leaf = _binary(array.reshape(-1).view(numpy.uint8).data, frames, inline_limit) if array.size else b""
     tag = _TYPED_ARRAYS.get(dtype)
     if tag is not None:
         return cbor2.CBORTag(MULTI_DIMENSIONAL, [list(array.shape), cbor2.CBORTag(tag, leaf)])

@@ -78,7 +78,12 @@ class MulticastDNS:
             port=port,
             server=f"zmesh-{identity}.local.",
             parsed_addresses=ips,
-            properties={"txtvers": "1", "id": identity, "name": (sighting.name or "")[:100], "mesh": sighting.mesh or ""},
+            properties={
+                "txtvers": "1",
+                "id": identity,
+                "name": (sighting.name or "")[:100],
+                "mesh": sighting.mesh or "",
+            },
         )
         try:
             await self._zeroconf.async_register_service(self._info, cooperating_responders=True)

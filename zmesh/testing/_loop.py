@@ -22,7 +22,17 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
-__all__ = ["Crashed", "OutOfTime", "Process", "SimulationError", "Stuck", "VirtualLoop", "run", "run_into"]
+__all__ = [
+    "Crashed",
+    "OutOfTime",
+    "Process",
+    "SimulationError",
+    "Stuck",
+    "VirtualLoop",
+    "WorldTimer",
+    "run",
+    "run_into",
+]
 
 T = TypeVar("T")
 
@@ -50,7 +60,7 @@ class OutOfTime(SimulationError):
 
 
 class Crashed(SimulationError):
-    """What was awaited ran in a simulated process that was killed."""
+    """What was awaited ran in a simulated process that ended before it did."""
 
 
 class Process:
@@ -104,11 +114,11 @@ class Process:
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine as a task of this process and return its result.
 
-        Raises Crashed where the process is killed before it ends, or was before. Cancelling the caller cancels it.
+        Raises Crashed where the process ends first, or has ended before. Cancelling the caller cancels it.
         """
         if not self.alive:
             coroutine.close()
-            raise Crashed(f"process {self.name!r} was killed before this could start")
+            raise Crashed(f"process {self.name!r} ended before this could start")
         task = self._loop.create_task(coroutine, context=self.context.copy())
         ended = self._loop.create_future()
         task.add_done_callback(lambda _: _settle(ended))
@@ -121,7 +131,7 @@ class Process:
         finally:
             self._mourners.remove(ended)
         if not task.done():
-            raise Crashed(f"process {self.name!r} was killed while this ran")
+            raise Crashed(f"process {self.name!r} ended while this ran")
         return task.result()
 
     def _true_time(self, local: float) -> float:
@@ -140,6 +150,21 @@ class Process:
 _process: ContextVar[Process | None] = ContextVar("zmesh.testing.process", default=None)
 
 
+class WorldTimer:
+    """A timer of the world around the processes: it fires whatever they do. `VirtualLoop.call_at_true` makes it."""
+
+    __slots__ = ("_cancelled", "args", "callback")
+
+    def __init__(self, callback: Callable[..., None], args: tuple[Any, ...]) -> None:
+        self.callback = callback
+        self.args = args
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Do not fire."""
+        self._cancelled = True
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """An asyncio event loop on virtual time, which starts at 0.
 
@@ -150,6 +175,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     # Of asyncio.BaseEventLoop, unchanged from Python 3.11 to 3.14, but not in its type stubs.
     _ready: deque[asyncio.Handle]
     _asyncgens: weakref.WeakSet[Any]
+    _stopping: bool
     _timer_cancelled_count: int
     _check_closed: Callable[[], None]
 
@@ -159,7 +185,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """What no task or callback handled; `run` raises it."""
         self._now = 0.0
         self._time_limit = time_limit
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, asyncio.TimerHandle | WorldTimer]] = []
         self._sequence = itertools.count()
         self._callbacks_now = 0
         self._callbacks_until_collection = CALLBACKS_PER_COLLECTION
@@ -190,60 +216,64 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._push(when if process is None else process._true_time(when), timer)
         return timer
 
-    def call_at_true(self, when: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+    def call_at_true(self, when: float, callback: Callable[..., None], *args: Any) -> WorldTimer:
         """As `call_at` by the clock that all share (`now`), and belonging to no process: for the world around them."""
-        timer = asyncio.TimerHandle(when, callback, args, self, _NOWHERE)
-        timer._scheduled = True  # type: ignore[attr-defined]
-        self._push(when, timer)
+        timer = WorldTimer(callback, args)
+        heapq.heappush(self._timers, (when, next(self._sequence), timer))
         return timer
 
     def _push(self, when: float, timer: asyncio.TimerHandle) -> None:
         heapq.heappush(self._timers, (when, next(self._sequence), timer))
         # Most timers are deadlines, cancelled long before they are due.
         if self._timer_cancelled_count > 100 and self._timer_cancelled_count * 2 > len(self._timers):
-            self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
+            self._timers[:] = [entry for entry in self._timers if not entry[2]._cancelled]
             heapq.heapify(self._timers)
             self._timer_cancelled_count = 0
 
-    # -- one turn, called by `run_forever` for ever
+    # -- turns
 
     def _run_once(self) -> None:
-        self._collect_due()
-        if not self._ready:
-            self._advance()
-            self._collect_due()
+        """Called by `run_forever` for ever. Takes turns until the loop is stopped, which saves the calls between."""
         ready = self._ready
-        self._count(len(ready))
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle.cancelled():
-                continue
-            process: Process | None = handle._context.get(_process)  # type: ignore[attr-defined]
-            if process is None or process.running:
-                handle._run()
-            elif process.alive:
-                process._held.append(handle)
-
-    def _collect_due(self) -> None:
         timers = self._timers
-        while timers and timers[0][0] <= self._now:
-            timer = heapq.heappop(timers)[2]
-            timer._scheduled = False  # type: ignore[attr-defined]
-            if timer.cancelled():
-                self._timer_cancelled_count -= 1
+        while not self._stopping:
+            while timers and timers[0][0] <= self._now:
+                self._fire(heapq.heappop(timers)[2])
+            count = len(ready)
+            if not count:
+                self._advance()
                 continue
-            process: Process | None = timer._context.get(_process)  # type: ignore[attr-defined]
-            if process is None or process.running:
-                self._ready.append(timer)
-            elif process.alive:
-                process._expired.append(timer)
+            self._count(count)
+            for _ in range(count):
+                handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                process: Process | None = handle._context.get(_process)  # type: ignore[attr-defined]
+                if process is None or process.running:
+                    handle._run()
+                elif process.alive:
+                    process._held.append(handle)
+
+    def _fire(self, timer: asyncio.TimerHandle | WorldTimer) -> None:
+        if type(timer) is WorldTimer:
+            if not timer._cancelled:
+                timer.callback(*timer.args)
+            return
+        timer._scheduled = False  # type: ignore[union-attr]
+        if timer._cancelled:
+            self._timer_cancelled_count -= 1
+            return
+        process: Process | None = timer._context.get(_process)  # type: ignore[union-attr]
+        if process is None or process.running:
+            self._ready.append(timer)  # type: ignore[arg-type]
+        elif process.alive:
+            process._expired.append(timer)  # type: ignore[arg-type]
 
     def _advance(self) -> None:
         """Jump to the next timer; raise where there is none, or none before the limit."""
         timers = self._timers
-        while timers and timers[0][2].cancelled():
-            heapq.heappop(timers)
-            self._timer_cancelled_count -= 1
+        while timers and timers[0][2]._cancelled:
+            self._fire(heapq.heappop(timers)[2])
         if not timers or timers[0][0] == math.inf:
             raise Stuck(f"virtual time: every task waits for something that will never happen\n{self._describe()}")
         if timers[0][0] > self._time_limit:
@@ -348,9 +378,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
         for task in self._buried:
             _dispose(task.get_coro())
         self._buried.clear()
-
-
-_NOWHERE = Context()
 
 
 def _keep_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -16,9 +16,11 @@ from ..config import Config
 from ..node import Node
 from ..service import Service
 from . import _loop
+from ._discovery import MemoryDiscovery
 from ._executor import InlineExecutor
 from ._loop import Process, VirtualLoop
-from ._network import Link, Machine, MemoryDiscovery, MemoryTransport, Network
+from ._network import Link, Machine, Network
+from ._transport import MemoryTransport
 
 __all__ = ["Host", "Mesh", "run", "simulated"]
 
@@ -115,16 +117,23 @@ class Host:
         """Kill the process as SIGKILL does. Its kernel closes its connections; nothing else is said to anyone."""
         if self.running:
             self._network.record(self.name, "crashed")
-            self._process.kill()
-            for transport in self._transports:
-                self._network.sever(transport)
+            self._end()
 
     async def stop(self) -> None:
-        """Leave as a program does that is told to: drain, say goodbye. Raises Crashed where it crashes meanwhile."""
+        """Leave as a program does that is told to: drain, say goodbye, then the process ends.
+
+        Raises Crashed where it crashes meanwhile.
+        """
         self._check_running("stop")
         self._network.record(self.name, "stops")
         await self._process.run(self._stop())
         self._network.record(self.name, "stopped")
+        self._end()
+
+    def _end(self) -> None:
+        self._process.kill()
+        for transport in self._transports:
+            self._network.sever(transport)
 
     async def restart(self, *services: Service, **options: Any) -> None:
         """Start a new process with a new node on this machine, after a crash or a stop (it stops where it runs).
@@ -265,6 +274,11 @@ class Mesh:
     def reset(self, one: Host, other: Host) -> None:
         """Break the connections between two hosts at once, losing what is on its way: TCP's RST."""
         self._network.reset(one._machine, other._machine)
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds since the start of the run, whatever the clocks of the hosts say."""
+        return self._loop.now
 
     @property
     def trace(self) -> deque[str]:

@@ -62,8 +62,7 @@ async def main() -> None:
         return Outcome(str(number), planned, loop.time() - planned, started - planned, server=name)
 
     stdin = await lines_of_stdin()
-    for number in range(WARM_UP_CALLS // len(servers)):
-        await asyncio.gather(*(call(-1 - number * len(servers) - at, loop.time()) for at in range(len(servers))))
+    await asyncio.gather(*(call(-1 - number, loop.time()) for number in range(WARM_UP_CALLS)))
     print("READY", flush=True)
     await stdin.readline()
     start = loop.time() + 0.05

@@ -1,0 +1,69 @@
+# The two commands are `make demo` and `make test`; each sets up what it needs in .venv.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test check lint types docs examples soak bugs faults floor imports idle uneven test-all clean
+
+demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
+	$(BIN)/zmesh demo
+
+test: $(READY)  ## the test suite; what needs root or a missing program is skipped, except in CI
+	$(BIN)/python -m pytest
+
+check: lint types docs examples  ## what CI runs besides the tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+docs: $(READY)  ## blocks run as printed, links resolve, diagrams are those of the tables
+	$(BIN)/python -m pytest -q tests/test_docs.py tests/test_layers.py tests/test_public.py
+
+examples: $(READY)
+	$(BIN)/python -m pytest -q tests/test_examples.py
+
+soak: $(READY)  ## 2,000 simulated runs with random faults, each from its own seed
+	$(BIN)/python -m tests.soak --seeds 0:2000
+
+bugs: $(READY)  ## put each kept bug in, and see the soak catch it
+	$(BIN)/python -m tests.bugs
+
+faults: $(READY)  ## root: kill, cut and stop servers under load, between network namespaces
+	$(BIN)/python -m benchmarks.faults
+
+uneven: $(READY)  ## root: two of four servers ten times slower
+	$(BIN)/python -m benchmarks.uneven
+
+floor: $(READY)  ## latency and calls/s beside a bare ROUTER/DEALER loop
+	$(BIN)/python -m benchmarks.floor
+
+imports: $(READY)
+	$(BIN)/python -m benchmarks.imports
+
+idle: $(READY)
+	$(BIN)/python -m benchmarks.idle
+
+test-all: $(READY)  ## the suite under every Python of PYTHONS, e.g. make test-all PYTHONS="python3.12 python3.13"
+	set -e; for python in $(PYTHONS); do \
+	    $(MAKE) test PYTHON=$$python VENV=.venv-$$(basename $$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])')); \
+	done
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "zmesh needs Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	    echo "python3-venv is missing, installing it"; \
+	    if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq python3-venv; \
+	    else echo "run: sudo apt-get install python3-venv"; exit 1; fi; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[uvloop]' --group dev
+	touch $(READY)
+
+clean:
+	rm -rf .venv .venv-* build dist *.egg-info

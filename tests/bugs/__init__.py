@@ -1,0 +1,1 @@
+"""Bugs kept as patches: the soak has to find each of them. `python -m tests.bugs` applies and looks."""

@@ -1,0 +1,111 @@
+"""Every example runs as its first lines say, and prints what it promises."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+SECONDS = 30  # each takes 2 to 7 on an idle machine; a test machine may be busy
+
+
+def run(name: str) -> str:
+    """What an example prints. Fails where it fails, prints an error, or does not end."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ZMESH_")}
+    example = subprocess.Popen(
+        [sys.executable, f"examples/{name}.py"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that what it started can be ended with it
+    )
+    try:
+        output, errors = example.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(example.pid, signal.SIGKILL)
+        output, errors = example.communicate()
+        pytest.fail(f"{name} did not end within {SECONDS} s:\n{output}\n{errors}")
+    assert example.returncode == 0, f"{output}\n{errors}"
+    assert errors == "", errors
+    return output
+
+
+def test_hello() -> None:
+    assert run("hello").splitlines() == [
+        "Hello, World",
+        "SO LOUD",
+        "Hello, nobody in particular (said by greeter-1)",
+    ]
+
+
+def test_fast_slow_big() -> None:
+    found = re.findall(r"^(.*?) *: fast +(\d+)%, slow +(\d+)%, big +(\d+)%; 300 calls took ([\d.]+) s$",
+                       run("fast_slow_big"), re.M)  # fmt: skip
+    (least, *loads, seconds), (in_turn, *turns, seconds_in_turn) = found
+    assert (least, in_turn) == ("least loaded", "round robin")
+    fast, slow, big = (int(share) for share in loads)
+    assert slow < 15, "the slow node gets few calls"
+    assert fast > 20, "the fast node gets many"
+    assert big > 20, "so does the big one"
+    assert all(28 <= int(share) <= 39 for share in turns), "in turn, each gets a third"
+    assert float(seconds) < float(seconds_in_turn)
+
+
+def test_shop() -> None:
+    lines = run("shop").splitlines()
+    payments = [line for line in lines if line.startswith("  Payment")]
+    assert [line for line in lines if line not in payments] == [
+        "3 spoons for 750 cents: receipt for 750 cents ({'cashier': 'till 3'})",
+        "1 teapot: NOT_FOUND {'item': 'teapot'}",
+        "2 kettle: FAILED_PRECONDITION {'item': 'kettle', 'left': 1}",
+        "1 piano: DEADLINE_EXCEEDED after 0.5 s",
+        "pianos on the shelf: 1",
+    ]
+    small, large, given_up = payments
+    assert small.startswith("  Payment: 750 cents from 'Ada', within ")
+    assert re.fullmatch(r"  Payment: 990000 cents from 'Ada', within 0\.[345] s", large), "the deadline was inherited"
+    assert given_up == "  Payment: given up, the deadline has passed"
+
+
+def test_word_count() -> None:
+    shares, total, *frequent = run("word_count").splitlines()
+    numbers = re.fullmatch(r"36 pieces: worker-1 counted (\d+), worker-2 counted (\d+), worker-3 counted (\d+)", shares)
+    assert numbers is not None, shares
+    assert sum(int(number) for number in numbers.groups()) == 36
+    assert total == "6124 words, 1146 different ones; the most frequent:"
+    # Counted beside zmesh: tr -cs A-Za-z '\n' < text | tr A-Z a-z | sort | uniq -c | sort -rn
+    assert [line.split() for line in frequent[:4]] == [["288", "the"], ["214", "and"], ["191", "to"], ["172", "she"]]
+
+
+def test_blocking_library() -> None:
+    opened, titles, refused, counted, closed = run("blocking_library").splitlines()
+    assert (opened, closed) == ("database opened", "database closed")
+    assert titles == "before 1870: Silas Marner, Alice's Adventures in Wonderland"
+    assert refused == "ALREADY_EXISTS: 'Middlemarch' is here already"
+    found = re.fullmatch(r"counted to 3000000; meanwhile (\d+) pings were answered, the slowest in (\d+) ms", counted)
+    assert found is not None, counted
+    assert int(found[1]) > 5, "the loop was free while SQLite counted"
+    assert int(found[2]) < 250
+
+
+def test_rolling_restart() -> None:
+    *restarts, result = run("rolling_restart").splitlines()
+    assert restarts == [f"till-{number} restarted (its exit status: 0)" for number in (1, 2, 3)]
+    assert re.fullmatch(r"\d+ sales: 0 failed, 0 not booked, 0 booked twice", result), result
+
+
+def test_every_example_is_tested_and_listed() -> None:
+    names = {path.stem for path in EXAMPLES.glob("*.py") if not path.stem.startswith("_")}
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert names <= tested
+    listed = set(re.findall(r"`python examples/(\w+)\.py`", (EXAMPLES / "README.md").read_text()))
+    assert names == listed

@@ -1,0 +1,102 @@
+"""Each line that is marked is a mistake that both checkers report; they report no other line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from greeter import Greeter, Loud, Order
+
+import zmesh
+
+
+async def numbers() -> AsyncIterator[int]:
+    yield 1
+
+
+async def arguments(greeter: Greeter) -> None:
+    await greeter.say_hello(5)  # error
+    await greeter.say_hello()  # error
+    await greeter.say_hello("Ann", "Bob")  # error
+    await greeter.say_hello(nme="Ann")  # error
+    await greeter.say_hello("Ann", loud="yes")  # error
+    await greeter.count(b"abc")  # error
+    await greeter.upper(5)  # error
+    await greeter.upper()  # error
+    await greeter.shout(txt="a")  # error
+    await greeter.shout(None)  # error
+    await greeter.order("spoon")  # error
+    await greeter.order(Order("spoon", count="2"))  # error
+    await greeter.scale([1.0, 2.0])  # error
+
+
+async def results(greeter: Greeter) -> None:
+    number: int = await greeter.say_hello("Ann")  # error
+    text: str = greeter.say_hello("Ann")  # error
+    shouted: int = await greeter.shout("a")  # error
+    plain: str = greeter.upper("a")  # error
+    call = greeter.count("abc")
+    name: str = call.node  # error
+    call.metadata["a"] = "b"  # error
+    print(call.answer)  # error
+    print(number, text, shouted, plain, name)
+
+
+async def names(greeter: Greeter) -> None:
+    await greeter.say_helo("Ann")  # error
+    await Greeter.say_hello("Ann")  # error
+    print(Greeter.say_hello.idempotnt)  # error
+
+
+async def streams(greeter: Greeter) -> None:
+    await greeter.countdown(3)  # error
+    for _ in greeter.countdown(3):  # error
+        pass
+    async for _ in greeter.countdown("3"):  # error
+        pass
+    async for _ in greeter.say_hello("Ann"):  # error
+        pass
+    await greeter.total([1, 2])  # error
+    async for _ in greeter.echo(numbers()):  # error
+        pass
+
+
+async def options(greeter: Greeter) -> None:
+    greeter.options(timeout="1")  # error
+    greeter.options(1.0)  # error
+    greeter.options(metadata={"tenant": 5})  # error
+    greeter.options(patience=1)  # error
+    await greeter.options(timeout=1).say_hello(5)  # error
+
+
+async def nodes(node: zmesh.Node) -> None:
+    node.client(Order)  # error
+    node.client(5)  # error
+    await node.client(Greeter).say_hello(5)  # error
+    loud: Loud = node.client(Greeter)  # error
+    zmesh.Node(Greeter)  # error
+    zmesh.Node(Order("spoon"))  # error
+    print(node.peers[0].nme)  # error
+    print(loud)
+
+
+def definitions() -> None:
+    zmesh.rpc(5)  # error
+    zmesh.rpc(idempotent="yes")  # error
+    zmesh.rpc(True)  # error
+
+
+class Override(Greeter):
+    @zmesh.rpc
+    async def say_hello(self, name: int) -> str:  # error
+        return ""
+
+    async def shout(self, text: str) -> str:  # error
+        return ""
+
+
+class Named(zmesh.Service, name=5):  # error
+    pass
+
+
+class Unnamed(zmesh.Service, nme="Shop"):  # error
+    pass

@@ -1,0 +1,332 @@
+"""The demo without its screen: node processes, a steady load, the faults, and what was seen of all that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import statistics
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import zmesh
+
+from ._demo_services import Ledger, Prices, Shop, Stock
+
+__all__ = ["PARTS", "Fault", "Faults", "Load", "Part", "Process", "Processes", "Tally"]
+
+_START_WITHIN: Final = 30.0  # seconds; eight interpreters start at once on a machine that may be slow
+_STOP_WITHIN: Final = 15.0  # seconds; a drain takes at most 10
+_WINDOW: Final = 5.0  # seconds that rates and percentiles look back
+_NOTICE_WITHIN: Final = 5.0
+_LAST_LINES: Final = 20  # of a node's stderr, shown where it ends by itself
+
+
+@dataclass(frozen=True)
+class Part:
+    """One node of the demo."""
+
+    name: str
+    services: tuple[str, ...]
+    capacity: float
+    about: str
+
+
+PARTS: Final = (
+    Part("fast", ("FAST",), 8, "Prices in 2 ms"),
+    Part("slow", ("SLOW",), 2, "Prices in 20 ms"),
+    Part("big", ("BIG_PRICES", "BIG_STOCK"), 4, "Prices and Stock in 5 ms"),
+    Part("store", ("STORE",), 4, "Stock in 3 ms"),
+    Part("shop-1", ("SHOP",), 2, "Shop: calls Prices, Stock, Ledger"),
+    Part("shop-2", ("SHOP",), 2, "Shop: calls Prices, Stock, Ledger"),
+    Part("ledger", ("LEDGER",), 1, "Ledger"),
+)
+
+
+class Process:
+    """One node, as a process of its own: `zmesh serve`."""
+
+    def __init__(self, part: Part, mesh: str) -> None:
+        self.part = part
+        self._mesh = mesh
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._said: deque[str] = deque(maxlen=_LAST_LINES)
+        self._is_ready = asyncio.Event()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        """Start it; returns when it is ready. Raises RuntimeError with what it said where it ends instead."""
+        package = Path(zmesh.__file__).parent.parent
+        path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ZMESH_")}
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "zmesh", "serve"),
+            *(f"zmesh.cli._demo_services:{service}" for service in self.part.services),
+            *("--name", self.part.name, "--capacity", str(self.part.capacity)),
+            *("--mesh", self._mesh, "--listen", "tcp://127.0.0.1:0"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**environment, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C at the terminal is for the demo, which ends its nodes itself
+        )
+        self._reading = asyncio.create_task(self._read())
+        try:
+            async with asyncio.timeout(_START_WITHIN):
+                await self._is_ready.wait()
+        except TimeoutError:
+            self._said.append(f"not ready within {_START_WITHIN:g} s")
+        if not self.running or "ready: " not in "".join(self._said):
+            raise RuntimeError(f"node {self.part.name} does not start:\n" + "\n".join(self._said))
+
+    async def _read(self) -> None:
+        assert self._process is not None and self._process.stdout is not None
+        async for line in self._process.stdout:
+            self._said.append(line.decode(errors="replace").rstrip())
+            if line.startswith(b"ready: "):
+                self._is_ready.set()
+        await self._process.wait()
+        self._is_ready.set()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Its exit status, once it has ended."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """End it: the ordinary way, and where that takes too long, at once."""
+        if self._process is None:
+            return
+        if self.running:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(_STOP_WITHIN):
+                    await self._process.wait()
+            except TimeoutError:
+                self.kill()
+                await self._process.wait()
+        if self._reading is not None:
+            await self._reading
+
+    def kill(self) -> None:
+        if self.running:
+            self.signal(signal.SIGKILL)
+
+
+class Processes:
+    """All nodes. An async context manager: on leaving it, however that happens, all have ended."""
+
+    def __init__(self, mesh: str) -> None:
+        self.mesh = mesh
+        self._all: list[Process] = []
+
+    async def __aenter__(self) -> Processes:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        try:
+            await asyncio.gather(*(process.stop() for process in self._all))
+        except asyncio.CancelledError:  # a second Ctrl-C: no more patience
+            for process in self._all:
+                process.kill()
+            await asyncio.gather(*(process.ended() for process in self._all if process.running))
+            raise
+
+    async def start(self, part: Part) -> Process:
+        process = Process(part, self.mesh)
+        self._all.append(process)
+        await process.start()
+        return process
+
+
+@dataclass
+class Tally:
+    """What became of the calls that one node, or all, answered."""
+
+    answered: int = 0
+    recent: deque[tuple[float, float]] = field(default_factory=deque)  # (when, seconds)
+
+    def add(self, now: float, seconds: float) -> None:
+        self.answered += 1
+        self.recent.append((now, seconds))
+
+    def rate(self, now: float) -> float:
+        """Calls answered per second, lately."""
+        self._forget(now)
+        return len(self.recent) / _WINDOW
+
+    def percentiles(self, now: float) -> tuple[float, float] | None:
+        """p50 and p99 in seconds, lately; None without calls."""
+        self._forget(now)
+        if not self.recent:
+            return None
+        values = sorted(seconds for _, seconds in self.recent)
+        return statistics.median(values), values[min(len(values) - 1, int(0.99 * len(values)))]
+
+    def _forget(self, now: float) -> None:
+        while self.recent and self.recent[0][0] < now - _WINDOW:
+            self.recent.popleft()
+
+
+class Load:
+    """Calls at a steady rate, whether or not earlier ones were answered (open loop)."""
+
+    def __init__(self, node: zmesh.Node, rate: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._rate = rate
+        self._prices = node.client(Prices)
+        self._stock = node.client(Stock)
+        self._shop = node.client(Shop)
+        self._running: set[asyncio.Task[None]] = set()
+        self.started = 0
+        self.orders = 0
+        self.failures: list[str] = []
+        self.total = Tally()
+        self.nodes: dict[str, Tally] = {}
+        self.slowest = 0.0
+
+    async def run(self, until: Callable[[], bool]) -> None:
+        """Call until told to stop; returns when every call has ended."""
+        began = self._loop.time()
+        while not until():
+            planned = began + self.started / self._rate
+            await asyncio.sleep(max(0.0, planned - self._loop.time()))
+            task = self._loop.create_task(self._one(self.started, planned))
+            self.started += 1
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        await asyncio.gather(*self._running)
+
+    def _next(self, number: int) -> zmesh.Call[Any]:
+        """Of ten calls four ask a price, three a stock, three order."""
+        kind = number % 10
+        if kind in (0, 2, 5, 7):
+            return _as_call(self._prices.quote(number))
+        if kind in (1, 4, 8):
+            return _as_call(self._stock.count(number))
+        self.orders += 1
+        return _as_call(self._shop.order(f"order-{number}", number))
+
+    async def _one(self, number: int, planned: float) -> None:
+        call = self._next(number)
+        try:
+            await call
+        except Exception as error:  # whatever it is, it is a call that failed
+            self.failures.append(str(error) or repr(error))
+            return
+        now = self._loop.time()
+        self.slowest = max(self.slowest, now - planned)
+        self.total.add(now, now - planned)
+        self.nodes.setdefault(call.node or "?", Tally()).add(now, now - planned)
+
+
+def _as_call(call: zmesh.Call[Any]) -> zmesh.Call[Any]:
+    return call
+
+
+@dataclass
+class Fault:
+    """Something that was done to a node, and how long it took until the caller saw it."""
+
+    what: str
+    node: str
+    when: float
+    states: dict[str, float] = field(default_factory=dict)  # state to seconds after `when`
+
+    def __str__(self) -> str:
+        seen = ", ".join(f"{state} after {1000 * seconds:.0f} ms" for state, seconds in self.states.items())
+        return f"{self.what} {self.node}: {seen or 'not noticed'}"
+
+
+class Faults:
+    """Does things to nodes while the load runs, and writes down when the caller's node notices."""
+
+    def __init__(self, node: zmesh.Node, processes: dict[str, Process], restart: Callable[[Part], Awaitable[Process]]):
+        self._loop = asyncio.get_running_loop()
+        self._node = node
+        self._processes = processes
+        self._restart = restart
+        self._changed = asyncio.Event()
+        self.all: list[Fault] = []
+        self.on_event: Callable[[str], None] = lambda text: None
+        node.on_change(self._on_change)
+
+    def _on_change(self, peer: zmesh.Peer, before: str) -> None:
+        now = self._loop.time()
+        latest = next((fault for fault in reversed(self.all) if fault.node == peer.name), None)
+        if latest is not None:
+            latest.states.setdefault(peer.state, now - latest.when)
+        self._changed.set()
+        self.on_event(f"{peer.name}: {before} -> {peer.state}")
+
+    async def run(self, seconds: float) -> None:
+        """All faults, spread over `seconds`."""
+        step = seconds / 5
+        await asyncio.sleep(step)
+        await self._kill("fast")
+        await asyncio.sleep(step)
+        await self._pause("store", min(1.5, step))
+        await asyncio.sleep(step)
+        await self._restart_gracefully("shop-1")
+
+    async def _kill(self, name: str) -> None:
+        fault = self._begin("SIGKILL to", name)
+        self._processes[name].signal(signal.SIGKILL)
+        await self._noticed(fault, "dead")
+
+    async def _pause(self, name: str, seconds: float) -> None:
+        fault = self._begin("SIGSTOP to", name)
+        self._processes[name].signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        await self._noticed(fault, "suspect")
+        fault = self._begin("SIGCONT to", name)
+        self._processes[name].signal(signal.SIGCONT)
+        await self._noticed(fault, "alive")
+
+    async def _restart_gracefully(self, name: str) -> None:
+        process = self._processes[name]
+        fault = self._begin("SIGTERM (restart) to", name)
+        process.signal(signal.SIGTERM)
+        await process.ended()
+        fault.states["ended"] = self._loop.time() - fault.when
+        self.on_event(f"{name} has drained and left; it starts again")
+        self._processes[name] = await self._restart(process.part)
+        await self._noticed(fault, "alive")
+
+    def _begin(self, what: str, name: str) -> Fault:
+        fault = Fault(what, name, self._loop.time())
+        self.all.append(fault)
+        self.on_event(f"{what} {name}")
+        return fault
+
+    async def _noticed(self, fault: Fault, state: str) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_NOTICE_WITHIN):
+                while state not in fault.states:
+                    self._changed.clear()
+                    await self._changed.wait()
+
+
+async def booked(node: zmesh.Node) -> tuple[int, int]:
+    """What the ledger says: orders, and those that were booked more than once."""
+    return await node.client(Ledger).summary()

@@ -1,0 +1,181 @@
+"""What the commands share: the options of a node, the errors of a call, the list of services for completion."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+import zmesh
+
+__all__ = [
+    "Failed",
+    "Place",
+    "complete_method",
+    "complete_service",
+    "explained",
+    "json_option",
+    "place_options",
+    "run",
+    "timeout_option",
+]
+
+R = TypeVar("R")
+
+_COMPLETE_WITHIN = 1.0  # seconds that somebody waits who has pressed the tab key
+
+
+class Failed(click.ClickException):
+    """Ends the command with status 1 and a message on stderr."""
+
+    exit_code = 1
+
+    def show(self, file: Any = None) -> None:
+        click.echo(self.format_message(), err=True)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node looks for others; what is not given is left to `zmesh.Node` and the environment."""
+
+    mesh: str | None = None
+    peers: tuple[str, ...] = ()
+    no_mdns: bool = False
+    interfaces: tuple[str, ...] = ()
+
+    def node(self, *services: zmesh.Service, **more: Any) -> zmesh.Node:
+        """A node there, not entered yet. Arguments that make no sense are wrong usage."""
+        try:
+            return zmesh.Node(
+                *services,
+                mesh=self.mesh,
+                peers=self.peers or None,
+                discovery=None if self.no_mdns else "env",
+                interfaces=self.interfaces or None,
+                **more,
+            )
+        except (ValueError, TypeError) as error:
+            raise click.UsageError(str(error)) from error
+
+
+class Address(click.ParamType[str]):
+    """An address that ZeroMQ takes."""
+
+    name = "address"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        from .._transport.zeromq import check_address
+
+        try:
+            return check_address(value)
+        except ValueError as error:
+            self.fail(str(error), parameter, context)
+
+
+def place_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command --mesh, --peer, --no-mdns and --interface, which reach it as one argument: `place`."""
+
+    @click.option("--mesh", metavar="NAME", help="Only nodes of this mesh are seen. [env: ZMESH_MESH; else default]")
+    @click.option(
+        "--peer",
+        "peers",
+        multiple=True,
+        type=Address(),
+        metavar="ADDRESS",
+        help="A node to try besides those that mDNS finds, tcp://HOST:PORT; may be repeated. [env: ZMESH_PEERS]",
+    )
+    @click.option("--no-mdns", is_flag=True, help="No mDNS: only named peers. [env: ZMESH_DISCOVERY=none]")
+    @click.option(
+        "--interface",
+        "interfaces",
+        multiple=True,
+        metavar="NAME",
+        help="Use mDNS on this interface, by name or address; may be repeated. [env: ZMESH_INTERFACES; else all]",
+    )
+    @functools.wraps(command)
+    def packed(
+        *arguments: Any,
+        mesh: str | None,
+        peers: tuple[str, ...],
+        no_mdns: bool,
+        interfaces: tuple[str, ...],
+        **rest: Any,
+    ) -> R:
+        return command(*arguments, place=Place(mesh, peers, no_mdns, interfaces), **rest)
+
+    return packed
+
+
+def json_option(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command --json, which reaches it as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")(command)
+
+
+def timeout_option(default: float, help: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Give a command --timeout in seconds."""
+    seconds = click.FloatRange(min=0, min_open=True)
+    return click.option("--timeout", type=seconds, default=default, show_default=True, metavar="SECONDS", help=help)
+
+
+def explained(error: zmesh.RpcError) -> str:
+    """What a failed call says on stderr: code, message, who said it, what is known besides."""
+    lines = [str(error)]
+    if error.remote_type is not None and error.remote_type not in lines[0]:
+        lines.append(f"the handler raised {error.remote_type}")
+    lines += [f"{key}: {value}" for key, value in error.details.items()]
+    if error.may_have_run and isinstance(error, (zmesh.DeadlineExceeded, zmesh.Cancelled)):
+        lines.append("the handler may have run")
+    return "\n  ".join(lines)
+
+
+def run(work: Coroutine[Any, Any, R]) -> R:
+    """Run a command's coroutine; what the mesh or the system refuses ends the command with status 1."""
+    try:
+        return asyncio.run(work)
+    except zmesh.RpcError as error:
+        raise Failed(explained(error)) from error
+    except OSError as error:
+        raise Failed(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}") from error
+
+
+async def _services(place: Place) -> dict[str, str]:
+    async with place.node() as node:
+        peers = await node.discover(settle=0.2, timeout=_COMPLETE_WITHIN)
+        return {name: peer.name for peer in peers for name in peer.services}
+
+
+async def _methods(place: Place, service: str) -> list[str]:
+    async with place.node() as node:
+        described = await node.client(service).options(timeout=_COMPLETE_WITHIN).describe()
+        return [f"{service}.{method}" for method in described["methods"]]
+
+
+def _given(context: click.Context) -> Place:
+    names = ("mesh", "peers", "no_mdns", "interfaces")
+    return Place(**{name: context.params[name] for name in names if context.params.get(name) is not None})
+
+
+def complete_service(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """The services that are on the mesh now."""
+    try:
+        found = asyncio.run(_services(_given(context)))
+    except Exception:  # completion has nowhere to say what is wrong
+        return []
+    return sorted(name for name in found if name.startswith(begun))
+
+
+def complete_method(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """The services that are on the mesh now; of one that is named, the methods."""
+    services = complete_service(context, parameter, "")
+    named = [service for service in services if begun.startswith(f"{service}.")]
+    if not named and [service for service in services if service.startswith(begun)] != [begun.rstrip(".")]:
+        return [f"{service}." for service in services if service.startswith(begun)]
+    try:
+        methods = asyncio.run(_methods(_given(context), max(named, key=len, default=begun)))
+    except Exception:  # as above
+        return []
+    return sorted(method for method in methods if method.startswith(begun))

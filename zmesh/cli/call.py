@@ -1,0 +1,109 @@
+"""`zmesh call`: one call, JSON in and out. Answers as soon as one node is met that offers the service."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+import zmesh
+
+from ._json import argument_of, from_json, to_json
+from ._options import Failed, Place, complete_method, place_options, run, timeout_option
+
+__all__ = ["command"]
+
+
+@click.command("call")
+@click.argument("method", metavar="SERVICE.METHOD", shell_complete=complete_method)
+@click.argument("pairs", metavar="[NAME=VALUE]...", nargs=-1)
+@click.option(
+    "--json-args",
+    "json_text",
+    metavar="OBJECT",
+    help="The arguments as one JSON object, or - to read it from standard input; NAME=VALUE adds to it.",
+)
+@click.option(
+    "-m",
+    "--metadata",
+    "metadata",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Sent beside the arguments; may be repeated.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr which node answered, and with which metadata.")
+@timeout_option(10.0, "The call's deadline.")
+@place_options
+def command(
+    method: str,
+    pairs: tuple[str, ...],
+    json_text: str | None,
+    metadata: tuple[str, ...],
+    verbose: bool,
+    timeout: float,
+    place: Place,
+) -> None:
+    """Call a method and print its result as JSON.
+
+    A VALUE is JSON where it parses as JSON, else a string: n=3 is a number, name=World and id='"3"' are strings.
+    Bytes are an object, in arguments and in results: data='{"$base64": "aGVsbG8="}'.
+
+    A failed call prints its code and message on stderr and exits with 1.
+    """
+    service, _, name = method.rpartition(".")
+    if not service or not name or name.startswith("_"):
+        raise click.UsageError(f"{method!r} is no method: write SERVICE.METHOD, like Greeter.say_hello")
+    arguments = _arguments(json_text, pairs)
+    run(_call(place, service, name, arguments, dict(_pair(each, "metadata") for each in metadata), timeout, verbose))
+
+
+async def _call(
+    place: Place,
+    service: str,
+    name: str,
+    arguments: dict[str, Any],
+    metadata: dict[str, str],
+    timeout: float,
+    verbose: bool,
+) -> None:
+    async with place.node() as node:
+        client = node.client(service).options(timeout=timeout, metadata=metadata)
+        try:
+            call: zmesh.Call[Any] = getattr(client, name)(**arguments)
+            result = await call
+        except (AttributeError, NotImplementedError) as error:
+            raise Failed(f"UNIMPLEMENTED: {error}") from error
+        # Printed before the node says goodbye: nobody waits for that.
+        click.echo(to_json(result, indent=2 if sys.stdout.isatty() else None))
+        if verbose:
+            said = "".join(f"\n{key}: {value!r}" for key, value in call.metadata.items())
+            click.echo(f"answered by {call.node}{said}", err=True)
+
+
+def _arguments(json_text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    if json_text is not None:
+        try:
+            given = from_json(sys.stdin.read() if json_text == "-" else json_text)
+        except ValueError as error:
+            raise click.UsageError(f"--json-args: {error}") from error
+        if not isinstance(given, dict):
+            raise click.UsageError("--json-args takes an object: arguments go by name")
+        arguments.update(given)
+    for pair in pairs:
+        name, text = _pair(pair, "an argument")
+        if name in arguments:
+            raise click.UsageError(f"argument {name!r} is given twice")
+        try:
+            arguments[name] = argument_of(text)
+        except ValueError as error:
+            raise click.UsageError(f"argument {name!r}: {error}") from error
+    return arguments
+
+
+def _pair(text: str, what: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.UsageError(f"{text!r} is no {what.removeprefix('an ')}: write NAME=VALUE")
+    return name, value
