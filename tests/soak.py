@@ -39,10 +39,10 @@ PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
 
 SERVERS: Final = 7
 CLIENTS: Final = 3
-CALLS_PER_SECOND: Final[dict[Profile, float]] = {"chaos": 4.0, "single": 6.0, "drains": 20.0}  # of each caller
+CALLS_PER_SECOND: Final[dict[Profile, float]] = {"chaos": 4.0, "single": 5.0, "drains": 20.0}  # of each caller
 LATE: Final = 0.01  # seconds after its deadline at which a call may still end: timers have a grain of 4 ms
 SOON: Final = 0.8  # seconds above its own time (twice: it runs again) that an idempotent call takes at most then
-RECOVERY: Final = 8.0  # seconds after the last fault until everything works
+RECOVERY: Final = 5.0  # seconds after the last fault until everything works
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import logging
 import traceback
 from collections import deque
@@ -330,9 +331,9 @@ class Server:
                 value = await _Rest(context, coroutine, awaited)
             result = schema.dump_result(value)
             if not running.answered:
-                self._answer(running)
                 metadata = running.reply_metadata
                 running.link.reply(running.number, result, metadata, buffers=schema.buffers_in_result)
+                self._answer(running)
         except asyncio.CancelledError:
             if not running.answered:
                 text = f"{schema.path} was cancelled at {self._name!r}"
@@ -359,7 +360,7 @@ class Server:
         running.started = True
         function, variables = running.method.function, contextvars.copy_context()
         try:
-            future = self._executor.submit(lambda: variables.run(function, *args, **kwargs))
+            future = self._executor.submit(functools.partial(variables.run, function, *args, **kwargs))
         except BaseException:
             self._slots.release()
             raise

@@ -332,7 +332,7 @@ class Node:
                 threads=self._threads,
                 executor=platform.executor(self._threads),
                 deadlines=hub.deadlines,
-                    catch_up=hub.catch_up,
+                catch_up=hub.catch_up,
                 node=self,
                 name=self._name,
             )

@@ -38,6 +38,7 @@ class LeastLoaded:
     """
 
     CHOICES: Final = 4
+    CLEARLY: Final = 0.8  # costs closer than this are a tie, or noise would starve one of several equal peers
     UNPROVEN: Final = 1e6  # seconds: dearer than any real latency, yet comparable among the unproven
 
     def __init__(self, random: random.Random) -> None:
@@ -55,7 +56,7 @@ class LeastLoaded:
         best, least = indexes[0], float("inf")
         for index in indexes:
             cost = self._cost(candidates[index], method)
-            if cost < least:
+            if cost < least * self.CLEARLY:
                 best, least = index, cost
         return best
 

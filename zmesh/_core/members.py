@@ -14,9 +14,7 @@ __all__ = ["Member", "Members"]
 LinkT = TypeVar("LinkT")
 
 _LATENCY_MEMORY: Final = 10.0  # seconds; Finagle's Peak-EWMA decays with the same constant
-_STALE: Final = (
-    10.0  # seconds without a sample after which a latency halves, so that a peer that was slow is tried again
-)
+_STALE: Final = 2.0  # seconds without a sample after which a latency halves: a peer that was slow is tried again
 
 
 class Member(Generic[LinkT]):
@@ -54,7 +52,13 @@ class Member(Generic[LinkT]):
         self._reported: float | None = None
 
     def observe(self, method: str, latency: float, now: float) -> None:
-        """Take in how long a call of `method` took, in seconds."""
+        """Take in how long a call of `method` took, in seconds.
+
+        A call that began before the peer's last change of state tells how it was then: a node that stood still for
+        three seconds is not slow afterwards.
+        """
+        if now - latency < self.since:
+            return
         known = self._latencies.get(method)
         average = Average(_LATENCY_MEMORY) if known is None else known[0]
         average.add(latency, now)

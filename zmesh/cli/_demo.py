@@ -18,9 +18,9 @@ import zmesh
 
 from ._demo_services import Ledger, Prices, Shop, Stock
 
-__all__ = ["PARTS", "Fault", "Faults", "Load", "Part", "Process", "Processes", "Tally"]
+__all__ = ["PARTS", "Fault", "Faults", "Load", "Part", "Process", "Processes", "Tally", "booked"]
 
-_START_WITHIN: Final = 30.0  # seconds; eight interpreters start at once on a machine that may be slow
+_START_WITHIN: Final = 30.0  # seconds; seven interpreters start at once on a machine that may be slow
 _STOP_WITHIN: Final = 15.0  # seconds; a drain takes at most 10
 _WINDOW: Final = 5.0  # seconds that rates and percentiles look back
 _NOTICE_WITHIN: Final = 5.0
@@ -57,12 +57,8 @@ class Process:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._said: deque[str] = deque(maxlen=_LAST_LINES)
-        self._is_ready = asyncio.Event()
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        self._ready = False
+        self._decided = asyncio.Event()  # it is ready, or has ended without
 
     @property
     def running(self) -> bool:
@@ -87,20 +83,22 @@ class Process:
         self._reading = asyncio.create_task(self._read())
         try:
             async with asyncio.timeout(_START_WITHIN):
-                await self._is_ready.wait()
+                await self._decided.wait()
         except TimeoutError:
             self._said.append(f"not ready within {_START_WITHIN:g} s")
-        if not self.running or "ready: " not in "".join(self._said):
+        if not self._ready:
             raise RuntimeError(f"node {self.part.name} does not start:\n" + "\n".join(self._said))
 
     async def _read(self) -> None:
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         async for line in self._process.stdout:
             self._said.append(line.decode(errors="replace").rstrip())
             if line.startswith(b"ready: "):
-                self._is_ready.set()
+                self._ready = True
+                self._decided.set()
         await self._process.wait()
-        self._is_ready.set()
+        self._decided.set()
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -221,11 +219,11 @@ class Load:
         """Of ten calls four ask a price, three a stock, three order."""
         kind = number % 10
         if kind in (0, 2, 5, 7):
-            return _as_call(self._prices.quote(number))
+            return self._prices.quote(number)
         if kind in (1, 4, 8):
-            return _as_call(self._stock.count(number))
+            return self._stock.count(number)
         self.orders += 1
-        return _as_call(self._shop.order(f"order-{number}", number))
+        return self._shop.order(f"order-{number}", number)
 
     async def _one(self, number: int, planned: float) -> None:
         call = self._next(number)
@@ -238,10 +236,6 @@ class Load:
         self.slowest = max(self.slowest, now - planned)
         self.total.add(now, now - planned)
         self.nodes.setdefault(call.node or "?", Tally()).add(now, now - planned)
-
-
-def _as_call(call: zmesh.Call[Any]) -> zmesh.Call[Any]:
-    return call
 
 
 @dataclass

@@ -136,6 +136,8 @@ def run(work: Coroutine[Any, Any, R]) -> R:
     """Run a command's coroutine; what the mesh or the system refuses ends the command with status 1."""
     try:
         return asyncio.run(work)
+    except asyncio.CancelledError:  # by a signal
+        raise click.Abort from None
     except zmesh.RpcError as error:
         raise Failed(explained(error)) from error
     except OSError as error:

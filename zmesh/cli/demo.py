@@ -126,7 +126,7 @@ def _report(load: Load, faults: Faults, orders: int, twice: int) -> None:
     )
     for text in load.failures[:5]:
         click.echo(f"failed: {text}", err=True)
-    click.echo(f"{load.started} calls, {len(load.failures)} failed")
+    click.echo(f"{load.started} calls ({load.started - load.orders} idempotent), {len(load.failures)} failed")
 
 
 def _figures(load: Load, name: str, now: float) -> tuple[str, str, str]:
@@ -156,11 +156,14 @@ class _PlainScreen:
             return
         self._next = now + _LINE_EVERY
         load = self._load
-        rates = [
-            f"{peer.name} {peer.state} {_figures(load, peer.name, now)[0]}/s p99 {_figures(load, peer.name, now)[2]} ms"
-            for peer in self._node.peers
-        ]
-        self._line(f"{load.started} calls, {len(load.failures)} failed; {'; '.join(rates)}")
+        said = [f"{load.started} calls, {len(load.failures)} failed"]
+        for peer in self._node.peers:
+            rate, _, p99 = _figures(load, peer.name, now)
+            if peer.state != "alive":
+                said.append(f"{peer.name} is {peer.state}")
+            elif rate != "-":
+                said.append(f"{peer.name} {rate}/s p99 {p99} ms")
+        self._line("; ".join(said))
 
     def close(self) -> None:
         pass

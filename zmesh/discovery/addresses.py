@@ -6,7 +6,23 @@ import ipaddress
 
 import ifaddr
 
-__all__ = ["interfaces", "useful_addresses"]
+__all__ = ["hindrance", "interfaces", "useful_addresses"]
+
+
+def hindrance(interface: str) -> str | None:
+    """Why multicast cannot work on an interface: it is down, or has no multicast flag; None where nothing is known.
+
+    Flags as in Linux' net_device_flags: IFF_UP 0x1, IFF_LOOPBACK 0x8, IFF_MULTICAST 0x1000. Loopback has no multicast
+    flag and carries it all the same.
+    """
+    try:
+        with open(f"/sys/class/net/{interface}/flags", encoding="ascii") as file:
+            flags = int(file.read(), 16)
+    except (OSError, ValueError):
+        return None
+    if not flags & 0x1:
+        return f"{interface} is down"
+    return None if flags & 0x1008 else f"{interface} has no multicast flag"
 
 
 def interfaces() -> list[tuple[str, str]]:

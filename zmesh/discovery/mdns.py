@@ -15,11 +15,11 @@ import ipaddress
 import logging
 from typing import Final
 
-from zeroconf import InterfaceChoice, IPVersion, ServiceStateChange, Zeroconf
+from zeroconf import IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from . import Found, Lost, Sighting
-from .addresses import interfaces
+from .addresses import hindrance, interfaces
 
 __all__ = ["SERVICE_TYPE", "MulticastDNS"]
 
@@ -46,21 +46,20 @@ class MulticastDNS:
         self._lost: Lost | None = None
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._lacking: str | None = None
-        self._addresses: list[str] = []
+        self._addresses: tuple[str, ...] = ()
 
     async def start(self, found: Found, lost: Lost) -> None:
         self._found, self._lost = found, lost
         try:
-            addresses = self._resolve_interfaces()
+            self._addresses = self._resolve_interfaces()
             self._zeroconf = AsyncZeroconf(
-                interfaces=list(addresses) if addresses is not None else InterfaceChoice.All,
-                ip_version=IPVersion.V4Only if addresses is None or all(":" not in a for a in addresses) else None,
+                interfaces=list(self._addresses),
+                ip_version=IPVersion.V4Only if all(":" not in address for address in self._addresses) else None,
             )
         except (OSError, RuntimeError, ValueError) as error:
             self._lacking = f"mdns does not work here: {error or type(error).__name__}"
             _log.warning("%s; static peers (`peers=`, ZMESH_PEERS) still do", self._lacking)
             return
-        self._addresses = list(addresses) if addresses is not None else [a for _, a in interfaces() if ":" not in a]
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._changed])
 
     async def advertise(self, sighting: Sighting) -> None:
@@ -113,15 +112,20 @@ class MulticastDNS:
     def describe(self) -> str:
         if self._lacking is not None:
             return self._lacking
-        names = dict.fromkeys(name for name, address in interfaces() if address in self._addresses)
-        if list(names) == ["lo"] and self._interfaces is None:
-            return "mdns on lo only: no other interface is up"
-        return f"mdns on {', '.join(names or self._addresses)}"
+        names = list(dict.fromkeys(name for name, address in interfaces() if address in self._addresses))
+        if self._interfaces is not None or names != ["lo"]:
+            return f"mdns on {', '.join(names or self._addresses)}"
+        without_multicast = [why for name, _ in interfaces() if (why := hindrance(name)) and "down" not in why]
+        return f"mdns on lo only: {without_multicast[0] if without_multicast else 'no other interface is up'}"
 
-    def _resolve_interfaces(self) -> tuple[str, ...] | None:
-        if self._interfaces is None:
-            return None
+    def _resolve_interfaces(self) -> tuple[str, ...]:
+        """The addresses to use. Raises RuntimeError or ValueError where there is none."""
         known = interfaces()
+        if self._interfaces is None:
+            usable = tuple(address for name, address in known if ":" not in address and hindrance(name) is None)
+            if not usable:
+                raise RuntimeError("no interface is up")
+            return usable
         addresses: list[str] = []
         for wanted in self._interfaces:
             try:

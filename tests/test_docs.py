@@ -1,0 +1,331 @@
+"""The pages tell the truth: their Python runs as printed and prints what they say, their links lead somewhere, and what
+they name exists.
+
+How a page is read:
+
+- Blocks marked `python` run one after the other, in one namespace, in a folder of their own. They may `await`.
+- A block whose first line is `# name.py` is a file of that name, which later blocks import.
+- A `text` block behind `<!-- output -->` is what the block before it printed; `...` stands for anything in a line.
+- `console` blocks run in one bash, together with the `sh` blocks between them. Lines behind a command are what comes out
+  after it, in this order; lines between them are not shown.
+- `<!-- skip: reason -->` before a block: it does not run.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import importlib.util
+import inspect
+import io
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), ROOT / "examples" / "README.md"])
+RUNNING = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("tutorial", "testing", "errors", "discovery"))]
+SESSIONS = [DOCS / "tutorial.md"]
+SESSION_SECONDS = 90
+
+# On the tour, marked there as not built. A name leaves this list in the change that builds it.
+NOT_BUILT_COMMANDS = {"keys", "bench"}
+NOT_BUILT_OPTIONS = {"--workers"}
+
+
+@dataclass
+class Block:
+    """A fenced block: its language, its text, the page's line, and the comment right before it."""
+
+    language: str
+    text: str
+    line: int
+    comment: str
+
+    @property
+    def file(self) -> str | None:
+        match = re.match(r"# (\w+\.py)\n", self.text)
+        return match[1] if match else None
+
+    @property
+    def skipped(self) -> bool:
+        return self.comment.startswith("skip:")
+
+
+def blocks(page: Path) -> list[Block]:
+    found: list[Block] = []
+    lines = page.read_text(encoding="utf-8").splitlines()
+    comment, opened, language = "", 0, ""
+    for number, line in enumerate(lines, 1):
+        if opened:
+            if line == "```":
+                found.append(Block(language, "\n".join(lines[opened : number - 1]) + "\n", opened + 1, comment))
+                opened, comment = 0, ""
+        elif line.startswith("```"):
+            opened, language = number, line[3:]
+        elif match := re.fullmatch(r"<!-- (.*) -->", line):
+            comment = match[1]
+        elif line:
+            comment = ""
+    assert not opened, f"{page.name}:{opened}: a block without an end"
+    return found
+
+
+def matches(pattern: str, text: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("..."))), text) is not None
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to work in, on a mesh of its own on 127.0.0.1."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in os.environ if name.startswith("ZMESH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ZMESH_MESH", f"docs-{secrets.token_hex(4)}")
+    monkeypatch.setenv("ZMESH_LISTEN", "tcp://127.0.0.1:0")
+    monkeypatch.setenv("ZMESH_INTERFACES", "127.0.0.1")
+    known = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
+            del sys.modules[name]
+
+
+def run_python(page: Path, block: Block, namespace: dict[str, Any]) -> str:
+    """Run a block, which may await; what it printed."""
+    # Padded, so that a traceback names the page's own line.
+    source = "\n" * (block.line - 1) + block.text
+    code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        result = eval(code, namespace)
+        if inspect.iscoroutine(result):
+            asyncio.run(result)
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("page", RUNNING, ids=lambda page: page.name)
+def test_python_runs_as_printed(page: Path, folder: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": "docs"}
+    printed, promised, ran = "", True, 0
+    for block in blocks(page):
+        if block.skipped:
+            continue
+        if block.language == "python":
+            assert promised or not printed, f"{page.name}: what is printed before line {block.line} is not on the page"
+            if block.file is not None:
+                (folder / block.file).write_text(block.text, encoding="utf-8")
+                printed, promised = "", True
+            else:
+                printed, promised = run_python(page, block, namespace), False
+            ran += 1
+        elif block.comment == "output":
+            expected, actual = block.text.splitlines(), printed.splitlines()
+            assert len(expected) == len(actual), f"{page.name}:{block.line}: printed was\n{printed}"
+            for pattern, line in zip(expected, actual, strict=True):
+                assert matches(pattern, line), f"{page.name}:{block.line}: printed was\n{printed}"
+            promised = True
+    assert promised or not printed, f"{page.name}: what the last block prints is not on the page: {printed}"
+    assert ran, f"{page.name} has no Python"
+
+
+@dataclass
+class Step:
+    """A command of a session and the lines that are promised after it."""
+
+    command: str
+    promised: list[str]
+    line: int
+
+
+def steps(page: Path) -> list[Step]:
+    found: list[Step] = []
+    for block in blocks(page):
+        if block.skipped or block.language not in ("sh", "console"):
+            continue
+        for number, line in enumerate(block.text.splitlines(), block.line):
+            if block.language == "sh":
+                found.append(Step(line, [], number))
+            elif line.startswith("$ "):
+                found.append(Step(line[2:], [], number))
+            else:
+                found[-1].promised.append(line)
+    return found
+
+
+@pytest.mark.parametrize("page", SESSIONS, ids=lambda page: page.name)
+def test_session_runs_as_printed(page: Path, folder: Path) -> None:
+    for block in blocks(page):
+        if block.file is not None:
+            (folder / block.file).write_text(block.text, encoding="utf-8")
+    session = steps(page)
+    script = ["set -m"]  # as in a terminal: %1 is the first background job
+    for number, step in enumerate(session):
+        command = re.sub(r"^export ZMESH_MESH=.*", "true", step.command)  # this run has a mesh of its own
+        script += [f"echo '--- step {number}'", command]
+        if step.promised and command.endswith("&"):  # a reader sees its line before typing on
+            script.append("sleep 2")
+    binaries = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": ""}
+    bash = subprocess.Popen(
+        ["bash", "-c", "\n".join(script)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = bash.communicate(timeout=SESSION_SECONDS)
+    except subprocess.TimeoutExpired:
+        for line in subprocess.run(["ps", "-o", "pid=", "--sid", str(bash.pid)], capture_output=True).stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(line), signal.SIGKILL)
+        output, _ = bash.communicate()
+        pytest.fail(f"{page.name}: the session did not end:\n{output}")
+    after = re.split(r"^--- step \d+\n", output, flags=re.MULTILINE)[1:]
+    assert len(after) == len(session), output
+    for step, came in zip(session, after, strict=True):
+        rest = iter(came.splitlines())
+        for pattern in step.promised:
+            assert any(matches(pattern, line.rstrip()) for line in rest), (
+                f"{page.name}:{step.line}: `{step.command}` did not show `{pattern}`; all of it:\n{output}"
+            )
+
+
+# -- links
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name} links to {target}; there are {sorted(anchors(file))}"
+
+
+# -- names
+
+
+def all_text() -> dict[str, str]:
+    return {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+
+
+def test_every_variable_exists_and_is_documented() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "zmesh").rglob("*.py"))
+    read = set(re.findall(r'"(ZMESH_[A-Z]+)"', source))
+    assert read, "the search sees nothing"
+    for name, text in all_text().items():
+        assert set(re.findall(r"\bZMESH_[A-Z]+\b", text)) <= read, name
+    assert read <= set(re.findall(r"\bZMESH_[A-Z]+\b", (DOCS / "discovery.md").read_text(encoding="utf-8")))
+
+
+def commands() -> dict[str, set[str]]:
+    """Each command of the command line, with its options."""
+    import click
+
+    from zmesh.cli._commands import zmesh as group
+
+    context = click.Context(group)
+    found = {"": {option for parameter in group.params for option in parameter.opts}}
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        found[name] = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    return found
+
+
+def test_every_command_and_option_exists() -> None:
+    known = commands()
+    assert {"serve", "ls", "describe", "call", "doctor", "demo"} <= set(known)
+    assert not NOT_BUILT_COMMANDS & set(known), "built by now: mark it so on the tour, and take it off this list"
+    assert not NOT_BUILT_OPTIONS & set().union(*known.values()), "built by now: the same"
+    own = set().union(*known.values())
+    for name, text in all_text().items():
+        for line in text.splitlines():
+            for command, rest in re.findall(r"(?:^|[`$'(]|\bor |\band )\s*zmesh ([a-z]+)\b([^`|']*)", line):
+                if command in NOT_BUILT_COMMANDS:
+                    continue
+                assert command in known, f"{name}: `zmesh {command}`: {line}"
+                options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", rest)) - NOT_BUILT_OPTIONS
+                assert options <= known[command], f"{name}: {line}"
+            for option in re.findall(r"`(--[a-z][a-z-]+)", line):
+                assert option in own | NOT_BUILT_OPTIONS | {"--write", "--seeds"}, f"{name}: {option}"
+
+
+def test_every_attribute_of_zmesh_exists() -> None:
+    """`zmesh.Node` and the like, anywhere in a page; what is not built is marked on the tour alone."""
+    import zmesh
+    import zmesh.testing
+
+    for name, text in all_text().items():
+        if name == "docs/tour.md":
+            continue
+        for attribute in re.findall(r"\bzmesh\.((?:testing\.)?[A-Za-z]\w*)", text):
+            value: Any = zmesh
+            for part in attribute.split("."):
+                found = hasattr(value, part) or importlib.util.find_spec(f"{value.__name__}.{part}") is not None
+                assert found, f"{name}: zmesh.{attribute}"
+                value = getattr(value, part, value)
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    for name, text in all_text().items():
+        assert set(re.findall(r"`make ([a-z]+)`", text)) <= targets, name
+
+
+# -- drawn pages
+
+
+def diagrams() -> Any:
+    spec = importlib.util.spec_from_file_location("docs_diagrams", DOCS / "diagrams.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_state_diagrams_are_those_of_the_tables() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    drawn = diagrams()
+    assert drawn.drawn(page) == page, "run: python docs/diagrams.py --write"
+    for text in drawn.diagrams().values():
+        assert text in page
+
+
+def test_a_changed_table_changes_the_diagram(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zmesh._core import peer
+
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    row = {**peer.TRANSITIONS[peer.State.DEAD], peer.Event.GOODBYE: peer.State.IDLE}
+    monkeypatch.setitem(peer.TRANSITIONS, peer.State.DEAD, row)
+    assert diagrams().drawn(page) != page
