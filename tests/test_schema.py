@@ -531,7 +531,7 @@ class TestBinaries:
             (NDArray[np.float64], True),
             (Any, True),
             (list, True),
-            (Tree, False),
+            (Tree, True),
         ],
         ids=str,
     )

@@ -85,6 +85,8 @@ class Hub:
                 f"{ours.name!r} belongs to mesh {ours.mesh!r}, {hello.name!r} to {hello.mesh!r}: "
                 "give both the same --mesh or ZMESH_MESH",
             )
+        if link.expects is not None and hello.id != link.expects:
+            return Code.NOT_FOUND, f"{hello.name!r} answers where another incarnation was expected"
         if hello.expects is not None and hello.expects != ours.id:
             return Code.NOT_FOUND, f"another incarnation than the one expected answers here: {ours.name!r}"
         if not link.dialed and self.server is not None and self.server.draining:

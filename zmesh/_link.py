@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ._core import messages as m
 from ._core.messages import LIMIT, Hello, Message, ProtocolError
 from ._core.timing import QueueClock, expand
-from ._core.wire import decode, encode, externalize
+from ._core.wire import decode, encode, externalize, frames_of
 from ._transport import Channel, Frame, Sent
 from .config import Config
 from .errors import Code
@@ -30,8 +30,9 @@ __all__ = ["Link", "LinkOwner", "Stage"]
 
 _log = logging.getLogger("zmesh.link")
 
-_PAGE_MESSAGES: Final = 64
+_PAGE_MESSAGES: Final = 64  # in one envelope that we send: enough to share its costs, few enough that both ends overlap
 _PAGE_FRAMES: Final = 64  # large values behind it
+_GREETING: Final = 64 * 1024  # bytes of an envelope before HELLO: a stranger does not make us decode more
 _RETRY_FULL: Final = 0.005  # seconds until a full queue is tried again
 
 
@@ -100,7 +101,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._config = owner.config
         self.dialed = dialed
-        self._expects = expects
+        self.expects = expects
         self.channel: Channel | None = None
         self.stage = Stage.CONNECTING
         self.usable = False  # whether a new call may go over it: open, and not blocked by a peer that does not read
@@ -128,6 +129,7 @@ class Link:
         self._blocked = False  # the transport takes no more for now
         self._flush_handle: asyncio.Handle | None = None
         self._report_due = False
+        self._complained = False  # about a bad message of the peer's: once per link is enough for the log
 
     # -- what the rest of the node asks for
 
@@ -143,7 +145,7 @@ class Link:
     ) -> int:
         """Number and send a call; the number. Raises TypeError or ValueError for a value without a form on the wire."""
         if may_hold_buffers:
-            arguments = externalize(arguments, self._frames, self._config.inline_limit)
+            arguments = self._externalize(arguments)
         self.sequence += 1
         number = self.sequence & LIMIT
         pending = self.pending
@@ -165,13 +167,32 @@ class Link:
     def reply(self, number: int, value: object, metadata: Mapping[str, str | bytes] | None, *, buffers: bool) -> None:
         """Answer a call of the peer's. Raises TypeError or ValueError for a value without a form on the wire."""
         if buffers:
-            value = externalize(value, self._frames, self._config.inline_limit)
+            value = self._externalize(value)
         self._report_due = True
         self.post([m.REPLY, number, value, metadata])
+
+    def _externalize(self, value: object) -> object:
+        frames = self._frames
+        before = len(frames)
+        try:
+            value = externalize(value, frames, self._config.inline_limit)
+            for frame in frames[before:]:
+                size = frame.nbytes if isinstance(frame, memoryview) else len(frame)
+                if size > self._limit:
+                    raise ValueError(f"a binary value of {size} bytes; {self.label} takes {self._limit}: split it")
+        except BaseException:
+            del frames[before:]
+            raise
+        return value
 
     def fail(self, number: int, code: int, text: str, *, ran: bool, fields: dict[str, object] | None = None) -> None:
         """Answer a call of the peer's with an error. `ran`: whether the handler was started."""
         self._report_due = True
+        if fields is not None:
+            try:
+                fields = self._externalize(fields)  # type: ignore[assignment]
+            except (TypeError, ValueError) as error:
+                text, fields = f"{text} (its details were left out: {error})", None
         self.post([m.ERROR, number, code, text, ran, fields])
 
     def post(self, message: Message) -> None:
@@ -253,6 +274,9 @@ class Link:
         if self._over:  # a stranger that was refused and goes on: said once, not read again
             return
         now = self._loop.time()
+        if self.remote is None and (len(frames) > 1 or len(frames[0]) > _GREETING):
+            self._violation(f"more than one frame of {_GREETING} bytes before HELLO")
+            return
         try:
             to, clock, messages = decode(frames)
         except ProtocolError as error:
@@ -273,6 +297,9 @@ class Link:
             try:
                 kind = check(message)
             except ProtocolError as error:
+                if self.remote is None:
+                    self._violation(str(error))
+                    return
                 self._bad_message(message, str(error))
                 continue
             if self.remote is None and kind not in (m.HELLO, m.REJECT):
@@ -282,6 +309,8 @@ class Link:
                 if attempt is not None:  # else we gave it up
                     owner.reply_received(self, attempt, message)
             elif kind == m.CALL:
+                if self._said_goodbye:  # which promised that this one does not run
+                    continue
                 self._last_received = message[1]
                 owner.call_received(self, message, waited)
             else:
@@ -319,7 +348,7 @@ class Link:
         elif kind == m.UNSUPPORTED:
             _log.warning("%s does not know message kind %s of ours", self.label, message[1])
         else:
-            _log.warning("%s sent message kind %s, which this version does not know", self.label, kind)
+            self._complain(f"sent message kind {kind}, which this version does not know")
             self.post([m.UNSUPPORTED, kind])
 
     def _hello(self, message: Message) -> None:
@@ -353,7 +382,7 @@ class Link:
         self._owner.link_opened(self)
 
     def _send_hello(self) -> None:
-        self.post(self._owner.hello(self._expects).message())
+        self.post(self._owner.hello(self.expects).message())
         self._flush()
 
     def _heartbeat(self, message: Message) -> None:
@@ -397,10 +426,28 @@ class Link:
             envelope = encode(self._to, clock, messages)
         except (TypeError, ValueError):
             envelope = encode(self._to, clock, self._encodable(messages))
-        if len(envelope) > self._limit:
-            small = [message for message in messages if self._fits(message)]
-            envelope = encode(self._to, clock, small)
-        self._pages.append(([envelope, *frames], self.sequence))
+        if len(envelope) <= self._limit:
+            self._pages.append(([envelope, *frames], self.sequence))
+        else:
+            self._split(clock, messages, frames)
+
+    def _split(self, clock: int, messages: list[Message], frames: list[Frame]) -> None:
+        """Several envelopes where one is too long for the peer. Their frames keep their numbers: others are empty."""
+        messages = self._encodable(messages)
+        envelope = encode(self._to, clock, messages)
+        if len(envelope) <= self._limit:
+            used = frames_of(messages)
+            last = max(used, default=0)
+            needed = [frame if number in used else b"" for number, frame in enumerate(frames[:last], 1)]
+            # All get the last sequence: a call must not pass for unsent while a part of its page was sent.
+            self._pages.append(([envelope, *needed], self.sequence))
+        elif len(messages) == 1:
+            why = f"is {len(envelope)} bytes; {self.label} takes {self._limit}: send large values as bytes"
+            self._unsendable(messages[0], why)
+        else:
+            middle = len(messages) // 2
+            self._split(clock, messages[:middle], frames)
+            self._split(clock, messages[middle:], frames)
 
     @property
     def _limit(self) -> int:
@@ -416,16 +463,6 @@ class Link:
             else:
                 good.append(message)
         return good
-
-    def _fits(self, message: Message) -> bool:
-        try:
-            size = len(encode(0, 0, [message]))
-        except (TypeError, ValueError):  # dropped by _encodable already
-            return False
-        if size <= self._limit:
-            return True
-        self._unsendable(message, f"is {size} bytes; {self.label} takes {self._limit}: send large values as bytes")
-        return False
 
     def _unsendable(self, message: Message, why: str) -> None:
         number: int = message[1]  # type: ignore[assignment]
@@ -495,11 +532,21 @@ class Link:
 
     def _bad_message(self, message: object, why: str) -> None:
         """One message is wrong: its call is answered where it has a number, the rest of the envelope goes on."""
-        _log.warning("%s sent a bad message: %s", self.label, why)
-        if isinstance(message, list) and len(message) > 1 and message[0] == m.CALL:
-            number = message[1]
-            if type(number) is int and 0 <= number <= LIMIT:
-                self.fail(number, Code.INVALID_ARGUMENT, f"malformed CALL: {why}"[:500], ran=False)
+        self._complain(f"sent a bad message: {why}")
+        if not (isinstance(message, list) and len(message) > 1):
+            return
+        kind, number = message[0], message[1]
+        if type(number) is not int or not 0 <= number <= LIMIT:
+            return
+        if kind == m.CALL and not self._said_goodbye:
+            self.fail(number, Code.INVALID_ARGUMENT, f"malformed CALL: {why}"[:500], ran=False)
+        elif kind in (m.REPLY, m.ERROR) and number in self.pending:
+            answer: Message = [m.ERROR, number, Code.INTERNAL, f"the answer was malformed: {why}"[:500], True, None]
+            self._owner.reply_received(self, self.pending.pop(number), answer)
+
+    def _complain(self, text: str) -> None:
+        _log.log(logging.DEBUG if self._complained else logging.WARNING, "%s %s", self.label, text)
+        self._complained = True
 
     def _violation(self, why: str) -> None:
         if self.stage is Stage.CLOSED:

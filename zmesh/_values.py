@@ -96,7 +96,8 @@ class Form:
         self._anything = _is_anything(info)
         self._arrays = holds_anything or holds(_inspect.CustomType)
         self._stringifies = holds_anything or holds(*_BECOME_STRINGS)
-        self.may_hold_buffers = self._arrays or holds(*_HOLD_BUFFERS)
+        # What is recursive may nest deeper than receivers read; the walk that finds binary values finds that too.
+        self.may_hold_buffers = self._arrays or holds(*_HOLD_BUFFERS) or _is_recursive(parts)
         # Small binaries arrive as bytes, large ones as memoryviews: without an annotation to say which, always bytes.
         self._detaches = holds_anything and not holds(_inspect.MemoryViewType)
         self.exact = _unchanged_classes(info)
@@ -243,6 +244,10 @@ def _flat_classes(info: _inspect.Type) -> tuple[tuple[type, frozenset[type]], ..
     elif isinstance(info, _inspect.ListType) and info == _inspect.ListType(info.item_type):
         return ((list, _unchanged_classes(info.item_type)),)
     return ()
+
+
+def _is_recursive(parts: list[_inspect.Type]) -> bool:
+    return any(part in _parts_of(part.fields) for part in parts if hasattr(part, "fields"))
 
 
 def _is_anything(info: _inspect.Type) -> bool:

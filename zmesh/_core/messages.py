@@ -9,8 +9,9 @@ In memory a message is the list itself, checked on arrival by `check`: no object
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 MAJOR: Final = 1
@@ -43,6 +44,27 @@ class ProtocolError(ValueError):
 
 
 Message = list[object]
+
+
+class _Brief(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if -(1 << 64) < x < 1 << 64 else "an integer of many digits"  # Python refuses to print some
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return repr(x[:30])
+
+
+def brief(value: object, length: int = 60) -> str:
+    """A received value for a message: never long, never an error, whatever was sent."""
+    try:
+        return _BRIEF.repr(value)[:length]
+    except Exception:
+        return type(value).__name__
+
+
+_BRIEF: Final = _Brief()
+_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = 8
+_BRIEF.maxlevel = 3
 
 
 def tag_of(node_id: bytes) -> int:
@@ -80,7 +102,6 @@ class Hello:
     expects: bytes | None = None
     major: int = MAJOR
     minor: int = MINOR
-    draining: bool = field(default=False)
 
     def message(self) -> Message:
         fields: dict[str, object] = {
@@ -96,8 +117,6 @@ class Hello:
         }
         if self.expects is not None:
             fields["expects"] = self.expects
-        if self.draining:
-            fields["draining"] = True
         return [HELLO, self.major, self.minor, fields]
 
     @classmethod
@@ -111,7 +130,7 @@ class Hello:
         def get(key: str, kinds: type | tuple[type, ...], default: object = None) -> object:
             value = fields.get(key, default)
             if not isinstance(value, kinds):
-                raise ProtocolError(f"HELLO: {key!r} is {type(value).__name__}, {value!r:.60}")
+                raise ProtocolError(f"HELLO: {key!r} is {type(value).__name__}, {brief(value)}")
             return value
 
         node_id = get("id", bytes)
@@ -120,11 +139,11 @@ class Hello:
             raise ProtocolError("HELLO: 'id' and 'expects' are 16 bytes")
         capacity = get("capacity", (int, float), 1.0)
         if not 0 < capacity < 1e6:  # type: ignore[operator]
-            raise ProtocolError(f"HELLO: 'capacity' is {capacity!r}, not within 0 to 1e6")
+            raise ProtocolError(f"HELLO: 'capacity' is {brief(capacity)}, not within 0 to 1e6")
         limits = get("limits", dict, {})
         return cls(
             id=node_id,  # type: ignore[arg-type]
-            name=get("name", str)[:MAX_NAME],  # type: ignore[index]
+            name=_printable(get("name", str)),
             mesh=get("mesh", str),  # type: ignore[arg-type]
             host=get("host", str, ""),  # type: ignore[arg-type]
             addresses=tuple(a for a in get("addresses", list, []) if isinstance(a, str)),  # type: ignore[attr-defined]
@@ -132,15 +151,20 @@ class Hello:
             services=tuple(_offer(item) for item in get("services", list, [])),  # type: ignore[attr-defined]
             max_message=_limit(limits, "message"),
             max_calls=_limit(limits, "calls"),
-            software=get("software", str, "")[:MAX_NAME],  # type: ignore[index]
+            software=_printable(get("software", str, "")),
             expects=expects,
             major=major,
             minor=minor,
-            draining=fields.get("draining") is True,
         )
 
 
 MAX_NAME: Final = 128
+
+
+def _printable(text: object) -> str:
+    """What people will see on a terminal: nothing that steers it."""
+    assert isinstance(text, str)
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:MAX_NAME])
 
 
 def _limit(limits: object, key: str) -> int:
@@ -150,7 +174,7 @@ def _limit(limits: object, key: str) -> int:
 
 def _offer(item: object) -> Offer:
     if not (isinstance(item, list) and len(item) >= 3 and all(isinstance(part, str) for part in item[:3])):
-        raise ProtocolError(f"HELLO: a service is [name, version, digest], got {item!r:.60}")
+        raise ProtocolError(f"HELLO: a service is [name, version, digest], got {brief(item)}")
     offer = Offer(item[0], item[1], item[2])
     try:
         offer.major  # noqa: B018  (a property that parses)
@@ -171,7 +195,9 @@ def _metadata(value: object) -> bool:
 
 
 def _check_hello(m: Message) -> bool:
-    return len(m) >= 4 and _number(m[1]) and _number(m[2]) and isinstance(m[3], dict)
+    if len(m) < 3 or not (_number(m[1]) and _number(m[2])):
+        return False
+    return m[1] != MAJOR or (len(m) >= 4 and isinstance(m[3], dict))  # what another major adds is its own affair
 
 
 def _check_reject(m: Message) -> bool:
@@ -251,11 +277,11 @@ def check(message: object) -> int:
     A kind that this version does not know is returned as it is: the receiver answers UNSUPPORTED.
     """
     if type(message) is not list or not message:
-        raise ProtocolError(f"a message is a non-empty array, got {message!r:.60}")
+        raise ProtocolError(f"a message is a non-empty array, got {brief(message)}")
     kind = message[0]
     if type(kind) is not int or not 0 <= kind <= LIMIT:
-        raise ProtocolError(f"a message begins with its kind, got {kind!r:.60}")
+        raise ProtocolError(f"a message begins with its kind, got {brief(kind)}")
     known = CHECKS.get(kind)
     if known is not None and not known[1](message):
-        raise ProtocolError(f"{known[0]} has fields of the wrong number or type: {message!r:.120}")
+        raise ProtocolError(f"{known[0]} has fields of the wrong number or type: {brief(message, 120)}")
     return kind

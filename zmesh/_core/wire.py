@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import cbor2
 
-from .messages import LIMIT, Message, ProtocolError
+from .messages import LIMIT, Message, ProtocolError, brief
 
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Frame", "decode", "encode", "externalize"]
+__all__ = ["Frame", "decode", "encode", "externalize", "frames_of"]
 
 Frame = bytes | memoryview
 
@@ -66,7 +66,8 @@ def decode(frames: Sequence[Frame]) -> tuple[int, int, list[object]]:
             tag_hook=hook,
             max_depth=MAX_DEPTH + _ENVELOPE_DEPTH,
             allow_indefinite=False,
-            semantic_decoders=_FORBIDDEN,
+            allow_duplicate_keys=False,
+            semantic_decoders=_DECODERS,
         )
     except ProtocolError:
         raise
@@ -74,7 +75,7 @@ def decode(frames: Sequence[Frame]) -> tuple[int, int, list[object]]:
         cause = error.__cause__ if isinstance(error.__cause__, ProtocolError) else error
         raise ProtocolError(f"not CBOR of this protocol: {cause}"[:200]) from None
     if type(envelope) is not list or len(envelope) < 3:
-        raise ProtocolError(f"an envelope is an array of three, got {envelope!r:.60}")
+        raise ProtocolError(f"an envelope is an array of three, got {brief(envelope)}")
     to, clock, messages = envelope[:3]
     if type(to) is not int or type(clock) is not int or type(messages) is not list:
         raise ProtocolError("an envelope is [receiver's tag, sender's clock, messages]")
@@ -119,6 +120,15 @@ def externalize(value: object, frames: list[Frame], inline_limit: int, depth: in
     return value
 
 
+def frames_of(value: object) -> set[int]:
+    """The numbers of the frames that a value which went through `externalize` refers to."""
+    if isinstance(value, cbor2.CBORTag):
+        return {value.value} if value.tag == OUT_OF_BAND else frames_of(value.value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    return set().union(*map(frames_of, value)) if isinstance(value, list) else set()
+
+
 def _binary(value: bytes | memoryview, frames: list[Frame], inline_limit: int) -> object:
     size = value.nbytes if isinstance(value, memoryview) else len(value)
     if size <= inline_limit or len(frames) >= MAX_FRAMES:
@@ -149,32 +159,45 @@ def _refuse(encoder: object, value: object) -> None:
     raise TypeError(f"{type(value).__name__} has no form on the wire: {value!r:.60}")
 
 
-def _shared(*_: object) -> object:
+def _shared(value: object, immutable: bool) -> object:
     raise ProtocolError("shared references (tags 28 and 29) are not part of this protocol: they could form a cycle")
 
 
-_FORBIDDEN: Final[Any] = {28: _shared, 29: _shared, 25: _shared, 256: _shared}
+def _foreign(number: int, value: object, immutable: bool) -> object:
+    return cbor2.CBORTag(number, value)
 
 
-def _no_frames(decoder: object, tag: cbor2.CBORTag, *_: object) -> object:
-    return _resolve((b"",), decoder, tag)
+# What cbor2 would do by itself and this protocol does not: regular expressions, mail messages, ... stay tagged values,
+# which no annotation takes.
+_DECODERS: Final[Any] = dict.fromkeys((25, 28, 29, 256), _shared) | {
+    number: partial(_foreign, number) for number in (5, 30, 35, 36, 52, 54, 260, 261, 43000, 55799)
+}
 
 
-def _resolve(frames: Sequence[Frame], _: object, tag: Any, *__: object) -> object:
+_ARRAYS: Final = (list, tuple)  # within a tag cbor2 makes arrays tuples
+
+
+def _no_frames(tag: cbor2.CBORTag, immutable: bool) -> object:
+    return _resolve((b"",), tag, immutable)
+
+
+def _resolve(frames: Sequence[Frame], tag: Any, immutable: bool) -> object:
     number, value = tag.tag, tag.value
     if number == OUT_OF_BAND:
         if type(value) is not int or not 0 < value < len(frames):
-            raise ProtocolError(f"frame {value!r:.20} is referred to, but {len(frames) - 1} came with the envelope")
+            raise ProtocolError(f"frame {brief(value, 20)} is referred to, and {len(frames) - 1} came")
         return memoryview(frames[value])
     if number in _DTYPES and isinstance(value, (bytes, memoryview)):
         return _typed(_DTYPES[number], None, value)
-    if number == MULTI_DIMENSIONAL and isinstance(value, list) and len(value) == 2:
+    if number == MULTI_DIMENSIONAL and isinstance(value, _ARRAYS) and len(value) == 2:
         return _reshape(value[0], value[1])
-    if number == OTHER_ARRAY and isinstance(value, list) and len(value) == 3:
+    if number == OTHER_ARRAY and isinstance(value, _ARRAYS) and len(value) == 3:
         dtype, shape, leaf = value
         if isinstance(dtype, str) and _OTHER_DTYPE.fullmatch(dtype) and isinstance(leaf, (bytes, memoryview)):
             return _typed(dtype, shape, leaf)
-    raise ProtocolError(f"CBOR tag {number} is not part of this protocol, or its content is of the wrong type")
+    if number in _DTYPES or number in (MULTI_DIMENSIONAL, OTHER_ARRAY):
+        raise ProtocolError(f"the content of CBOR tag {number} is of the wrong type")
+    return tag  # of a later version, or of no version: its value is refused where it is converted, not the link
 
 
 def _typed(dtype: str, shape: object, leaf: bytes | memoryview) -> object:
@@ -187,10 +210,11 @@ def _typed(dtype: str, shape: object, leaf: bytes | memoryview) -> object:
 
 
 def _reshape(shape: object, array: Any) -> object:
-    if not (isinstance(shape, list) and all(type(side) is int and 0 <= side <= LIMIT for side in shape)):
-        raise ProtocolError(f"an array's dimensions are small numbers, got {shape!r:.60}")
+    if not (isinstance(shape, _ARRAYS) and all(type(side) is int and 0 <= side <= LIMIT for side in shape)):
+        raise ProtocolError(f"an array's dimensions are small numbers, got {brief(shape)}")
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(array, numpy.ndarray):
+        return array.reshape(shape)
     if isinstance(array, memoryview):  # numpy is not installed here
         return array
-    if isinstance(array, list):
-        raise ProtocolError("an array's elements are a typed array (RFC 8746, section 2)")
-    return array.reshape(shape)
+    raise ProtocolError("an array's elements are a typed array (RFC 8746, section 2)")

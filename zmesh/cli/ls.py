@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["STATE_STYLES", "command", "console"]
 
 STATE_STYLES: Final = {"alive": "green", "suspect": "yellow", "draining": "cyan", "dead": "red"}
+_SETTLE: Final = 1.2  # seconds without a new node: mDNS asks again after one, should the first query be lost
 _WIDE: Final = 250  # columns where the output is no terminal: nothing is wrapped that a program may read
 
 
@@ -29,7 +30,7 @@ _WIDE: Final = 250  # columns where the output is no terminal: nothing is wrappe
 def command(as_json: bool, timeout: float, place: Place) -> None:
     """List the nodes of the mesh: what they serve, how they stand, how far they are.
 
-    Waits until no new node was found for half a second. LOAD is calls in flight, of all callers.
+    Waits until no new node was found for a second. LOAD is calls in flight, of all callers.
     """
     peers, mesh, problems = run(_look(place, timeout))
     if as_json:
@@ -46,7 +47,7 @@ def command(as_json: bool, timeout: float, place: Place) -> None:
 
 async def _look(place: Place, timeout: float) -> tuple[list[zmesh.Peer], str, list[str]]:
     async with place.node() as node:
-        return await node.discover(timeout=timeout), node.mesh, node.problems
+        return await node.discover(settle=_SETTLE, timeout=timeout), node.mesh, node.problems
 
 
 def _table(peers: list[zmesh.Peer]) -> Table:

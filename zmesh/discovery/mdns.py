@@ -80,7 +80,7 @@ class MulticastDNS:
             properties={
                 "txtvers": "1",
                 "id": identity,
-                "name": (sighting.name or "")[:100],
+                "name": (sighting.name or "").encode()[:200].decode(errors="ignore"),
                 "mesh": sighting.mesh or "",
             },
         )
