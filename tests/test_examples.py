@@ -18,7 +18,9 @@ SECONDS = 30  # each takes 2 to 7 on an idle machine; a test machine may be busy
 
 def run(name: str) -> str:
     """What an example prints. Fails where it fails, prints an error, or does not end."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ZMESH_")}
+    # Unbuffered, Python writes a line in two pieces, between which another process may write.
+    unwanted = ("ZMESH_", "PYTHONUNBUFFERED")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     example = subprocess.Popen(
         [sys.executable, f"examples/{name}.py"],
         cwd=ROOT,

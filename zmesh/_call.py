@@ -6,11 +6,11 @@ from collections.abc import Callable, Coroutine, Generator, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-__all__ = ["Call"]
+__all__ = ["NO_METADATA", "Call"]
 
 R = TypeVar("R")
 
-_NO_METADATA: Mapping[str, str | bytes] = MappingProxyType({})
+NO_METADATA: Mapping[str, str | bytes] = MappingProxyType({})
 
 
 class Call(Coroutine[Any, Any, R]):
@@ -24,14 +24,14 @@ class Call(Coroutine[Any, Any, R]):
 
     def __init__(self, coroutine: Coroutine[Any, Any, R]) -> None:
         self._coroutine = coroutine
-        self.metadata: Mapping[str, str | bytes] = _NO_METADATA
+        self.metadata: Mapping[str, str | bytes] = NO_METADATA
         self.node: str | None = None
 
     @classmethod
     def of(cls, perform: Callable[[Call[R]], Coroutine[Any, Any, R]]) -> Call[R]:
         """The call whose coroutine is told of its own handle, to put the answer's node and metadata there."""
         call = cls.__new__(cls)
-        call.metadata = _NO_METADATA
+        call.metadata = NO_METADATA
         call.node = None
         call._coroutine = perform(call)
         return call

@@ -7,12 +7,11 @@ the rules themselves are tables and functions of `_core` (`call`, `retry`, `bala
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
-from ._call import Call
+from ._call import NO_METADATA, Call
 from ._core import messages as m
 from ._core.balance import Policy
 from ._core.call import Event, State, Verdict, judge
@@ -37,8 +36,6 @@ from .schema import MethodSchema
 
 __all__ = ["Attempt", "Client", "Outgoing", "error_of"]
 
-_NO_METADATA: Final[Mapping[str, str | bytes]] = {}
-
 
 class Attempt:
     """One try at a call on one peer."""
@@ -54,13 +51,14 @@ class Attempt:
         self.sequence = 0
 
 
-class Outgoing:
-    """A call on its way. As an item of `Deadlines` it is called when its time is over."""
+class Outgoing(Call[Any]):
+    """A call on its way: what the user awaits, and all that is known of it. Called when its deadline is due."""
 
     __slots__ = (
         "arguments",
         "attempts",
         "avoid",
+        "bucket",
         "client",
         "deadline",
         "future",
@@ -68,27 +66,38 @@ class Outgoing:
         "major",
         "may_have_run",
         "may_hold_buffers",
-        "metadata",
         "path",
         "patience",
         "refusal",
+        "request_metadata",
         "retry_handle",
         "service",
-        "slot",
         "tries",
     )
 
-    def __init__(self, client: Client, service: str, major: int | None, path: str, idempotent: bool) -> None:
+    def __init__(
+        self,
+        client: Client,
+        service: str,
+        major: int | None,
+        path: str,
+        idempotent: bool,
+        arguments: object,
+        may_hold_buffers: bool,
+        metadata: Mapping[str, str | bytes] | None,
+    ) -> None:
+        self.metadata = NO_METADATA
+        self.node = None
         self.client = client
         self.service = service  # who may answer: peers that offer it
         self.major = major
         self.path = path
         self.idempotent = idempotent
-        self.arguments: object = None
-        self.may_hold_buffers = True
-        self.slot = 0
-        self.metadata: Mapping[str, str | bytes] | None = None
-        self.deadline = 0.0
+        self.arguments = arguments
+        self.may_hold_buffers = may_hold_buffers
+        self.request_metadata = metadata
+        self.deadline: float
+        self.bucket: dict[Callable[[], None], None]  # of the deadlines
         self.future: asyncio.Future[tuple[Message, Link]]
         self.attempts: list[Attempt] = []
         self.avoid: list[bytes] = []  # peers that refused it or were lost with it
@@ -132,26 +141,39 @@ class Client:
 
     # -- one call
 
-    async def unary(
+    def call(
         self,
-        handle: Call[Any],
         method: MethodSchema,
         major: int | None,
         arguments: dict[str, object],
         timeout: float | None,
         metadata: Mapping[str, str | bytes] | None,
-    ) -> object:
-        """A call by its schema, its arguments already bound; the result is checked and converted."""
-        call = Outgoing(self, method.service, major, method.path, method.idempotent)
-        call.arguments = arguments
-        call.may_hold_buffers = method.buffers_in_arguments
-        call.metadata = metadata
+    ) -> Call[Any]:
+        """A call by its schema, its arguments already bound. It begins when it is awaited."""
+        call = Outgoing(
+            self,
+            method.service,
+            major,
+            method.path,
+            method.idempotent,
+            arguments,
+            method.buffers_in_arguments,
+            metadata,
+        )
+        call._coroutine = self._unary(call, method, timeout)
+        return call
+
+    async def _unary(self, call: Outgoing, method: MethodSchema, timeout: float | None) -> Any:
         self._begin(call, timeout)
         try:
             message, link = await call.future
         finally:
-            self._end(call)
-        handle.answered(link.remote.name, message[3])  # type: ignore[union-attr]
+            call.bucket.pop(call, None)
+            if call.attempts or call.patience is not None or call.avoid:
+                self._forget(call)
+        call.node = link.remote.name  # type: ignore[union-attr]
+        if message[3]:
+            call.metadata = message[3]  # type: ignore[assignment]
         return method.load_result(message[2])
 
     async def perform(self, call: Outgoing, timeout: float | None) -> tuple[Message, Link]:
@@ -160,29 +182,26 @@ class Client:
         try:
             return await call.future
         finally:
-            self._end(call)
+            call.bucket.pop(call, None)
+            self._forget(call)
 
     def _begin(self, call: Outgoing, timeout: float | None) -> None:
         if self.closed is not None:
             raise Unavailable(self.closed, may_have_run=False)
         loop = self._loop
-        deadline = loop.time() + (self._config.timeout if timeout is None else timeout)
+        now = loop.time()
+        deadline = now + (self._config.timeout if timeout is None else timeout)
         inherited = inherited_deadline()
-        call.deadline = deadline if inherited is None or deadline < inherited else inherited
+        call.deadline = deadline = deadline if inherited is None or deadline < inherited else inherited
         call.future = loop.create_future()
-        call.slot = self._deadlines.add(call.deadline, call)
-        self._start(call)
-
-    def _end(self, call: Outgoing) -> None:
-        self._deadlines.remove(call.slot, call)
-        if call.attempts or call.patience is not None or call.avoid:
-            self._forget(call)
+        call.bucket = self._deadlines.add(deadline, call)
+        self._start(call, now)
 
     def want(self, service: str) -> None:
         """Calls of `service` are about to be made."""
         self._want(service)
 
-    def _start(self, call: Outgoing) -> None:
+    def _start(self, call: Outgoing, now: float) -> None:
         """One more attempt, on the best peer there is; without one, wait for it."""
         candidates = self._members.candidates(call.service, call.major)
         count = len(candidates)
@@ -195,26 +214,25 @@ class Client:
                     self._park(call)
                     return
                 member = usable[self._policy.choose(usable, call.path) if len(usable) > 1 else 0]
-            self._attempt(call, member)
+            self._attempt(call, member, now)
         else:
             self._park(call)
 
-    def _attempt(self, call: Outgoing, member: Member[Link]) -> None:
-        now = self._loop.time()
-        remaining = math.ceil((call.deadline - now) * 1000)
-        if remaining <= 0:  # its deadline is due in this turn
+    def _attempt(self, call: Outgoing, member: Member[Link], now: float) -> None:
+        left = call.deadline - now
+        if left <= 0:  # its deadline is due in this turn
             return
+        remaining = int(left * 1000) + 1
         link = member.link
-        assert link is not None
-        attempt = Attempt(call, member, link, now)
+        attempt = Attempt(call, member, link, now)  # type: ignore[arg-type]
         try:
-            attempt.number = link.call(
+            attempt.number = link.call(  # type: ignore[union-attr]
                 attempt,
                 call.path,
                 remaining if remaining <= m.LIMIT else m.LIMIT,
                 call.arguments,
-                call.metadata,
-                may_hold_buffers=call.may_hold_buffers,
+                call.request_metadata,
+                call.may_hold_buffers,
             )
         except (TypeError, ValueError) as error:
             self._settle(call, InvalidArgument(f"{call.path}: {error}", may_have_run=False))
@@ -242,7 +260,7 @@ class Client:
         if call in self._parked and not call.future.done():
             call.avoid.clear()
             del self._parked[call]
-            self._start(call)
+            self._start(call, self._loop.time())
 
     def resume(self) -> None:
         """Somebody may have come who can take the waiting calls: look in this turn of the loop, once."""
@@ -254,7 +272,7 @@ class Client:
         parked, self._parked = self._parked, {}
         for call in parked:
             if not call.future.done():
-                self._start(call)
+                self._start(call, self._loop.time())
 
     def _forget(self, call: Outgoing) -> None:
         """The call is over for its caller, whatever its attempts do."""
@@ -347,7 +365,9 @@ class Client:
             call.may_have_run = True
         action = after(verdict, idempotent=call.idempotent, others_out=bool(call.attempts))
         if action is Action.RETRY:
-            self._start(call)
+            self._start(call, self._loop.time())
+        elif action is Action.WAIT:
+            self._try_elsewhere(call)
         elif action is Action.MAYBE_EXECUTED:
             text = (
                 f"{call.path} was sent to {attempt.member.name!r}, which was lost before it answered: it may have run. "
@@ -358,24 +378,40 @@ class Client:
     def second_attempts(self, link: Link) -> None:
         """A peer is silent: its idempotent calls get a second attempt elsewhere, and the first answer wins."""
         for attempt in list(link.pending.values()):
-            call = attempt.call
-            if not call.idempotent or len(call.attempts) > 1 or call.future.done():
-                continue
-            others = [
-                c
-                for c in self._members.candidates(call.service, call.major)
-                if c is not attempt.member and c.link is not None and c.link.usable
-            ]
-            if others:
-                call.may_have_run = True
-                self._attempt(call, others[self._policy.choose(others, call.path) if len(others) > 1 else 0])
+            self._try_elsewhere(attempt.call)
+
+    def look_for_others(self) -> None:
+        """Somebody came: calls that wait for silent peers alone may be tried there."""
+        for member in self._members:
+            if member.link is not None and member.link.suspected:
+                self.second_attempts(member.link)
+
+    def _try_elsewhere(self, call: Outgoing) -> None:
+        """One more attempt at an idempotent call, if every one that is out is with a silent peer."""
+        if not call.idempotent or call.future.done() or not all(a.link.suspected for a in call.attempts):
+            return
+        tried = [a.member for a in call.attempts]
+        others = [
+            c
+            for c in self._members.candidates(call.service, call.major)
+            if c not in tried
+            and c.id not in call.avoid
+            and c.link is not None
+            and c.link.usable
+            and not c.link.suspected
+        ]
+        if others:
+            call.may_have_run = True
+            other = others[self._policy.choose(others, call.path) if len(others) > 1 else 0]
+            self._attempt(call, other, self._loop.time())
 
     def close(self, reason: str) -> None:
         """Fail every call that is open."""
         self.closed = reason
         parked, self._parked = self._parked, {}
         for call in parked:
-            self._settle(call, Unavailable(reason, may_have_run=call.may_have_run))
+            kind = Cancelled if call.may_have_run else Unavailable
+            self._settle(call, kind(reason, may_have_run=call.may_have_run))
 
 
 class _Patience:

@@ -35,6 +35,7 @@ class Hub:
     client: Client
     dialer: Dialer
     reply_received: Callable[[Link, Attempt, Message], None]
+    call_received: Callable[[Link, Message, int], None]
     server: Server | None = None
 
     def __init__(self, *, config: Config, identity: Hello, transport: Transport) -> None:
@@ -52,11 +53,14 @@ class Hub:
         self._tick_timer: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
         self._all_left: asyncio.Event = asyncio.Event()
+        self.call_received = self._refuse_call
         self.observer: Callable[[Member[Link], State], None] | None = None
 
     def start(self, client: Client, dialer: Dialer, server: Server | None) -> None:
         self.client, self.dialer, self.server = client, dialer, server
         self.reply_received = client.replied
+        if server is not None:
+            self.call_received = server.received
         self._schedule_tick()
 
     def accept(self, channel: Channel) -> Link:
@@ -128,12 +132,9 @@ class Hub:
         if self.server is not None:
             self.server.link_closed(link)
 
-    def call_received(self, link: Link, message: Message, waited: int) -> None:
-        if self.server is not None:
-            self.server.received(link, message, waited)
-        else:
-            number: int = message[1]  # type: ignore[assignment]
-            link.fail(number, Code.UNIMPLEMENTED, f"{self.identity.name!r} offers no services", ran=False)
+    def _refuse_call(self, link: Link, message: Message, waited: int) -> None:
+        number: int = message[1]  # type: ignore[assignment]
+        link.fail(number, Code.UNIMPLEMENTED, f"{self.identity.name!r} offers no services", ran=False)
 
     def cancel_received(self, link: Link, call: int) -> None:
         if self.server is not None:
@@ -257,3 +258,4 @@ class Hub:
             self.observer(member, before)
         if member.state is State.ALIVE:
             self.client.resume()
+            self.client.look_for_others()

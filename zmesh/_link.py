@@ -52,6 +52,8 @@ class LinkOwner(Protocol):
     tag: int
     reply_received: Callable[[Link, Attempt, Message], None]
     """The REPLY or ERROR to an attempt; it is no longer in `link.pending`."""
+    call_received: Callable[[Link, Message, int], None]
+    """A CALL, and for how many milliseconds it stood in queues."""
 
     def hello(self, expects: bytes | None) -> Hello:
         """What to say of ourselves."""
@@ -79,9 +81,6 @@ class LinkOwner(Protocol):
 
     def link_closed(self, link: Link, reason: str, *, goodbye: bool) -> None:
         """The link is over. `goodbye`: the peer said so. `link.pending` and `link.running` hold what was open."""
-
-    def call_received(self, link: Link, message: Message, waited: int) -> None:
-        """A CALL that stood `waited` ms in queues."""
 
     def cancel_received(self, link: Link, call: int) -> None:
         """A CANCEL."""
@@ -140,7 +139,6 @@ class Link:
         remaining: int,
         arguments: object,
         metadata: Mapping[str, str | bytes] | None,
-        *,
         may_hold_buffers: bool,
     ) -> int:
         """Number and send a call; the number. Raises TypeError or ValueError for a value without a form on the wire."""

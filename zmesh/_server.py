@@ -53,6 +53,7 @@ class Running:
         "arguments",
         "arrived",
         "begun",
+        "bucket",
         "deadline",
         "link",
         "loop",
@@ -62,7 +63,6 @@ class Running:
         "over",
         "reply_metadata",
         "server",
-        "slot",
         "started",
         "task",
     )
@@ -78,7 +78,7 @@ class Running:
         self.reply_metadata: dict[str, str | bytes] | None = None
         self.arrived = arrived
         self.deadline = 0.0
-        self.slot = 0
+        self.bucket: dict[Callable[[], None], None]  # of the deadlines
         self.begun = False  # its task took its first step
         self.started = False  # the handler began
         self.answered = False  # nothing more is sent: answered, cancelled, or its link is gone
@@ -194,7 +194,7 @@ class Server:
         now = self.loop.time()
         running = Running(self, link, handler, message, now)
         running.deadline = now + remaining / 1000
-        running.slot = self._deadlines.add(running.deadline, running)
+        running.bucket = self._deadlines.add(running.deadline, running)
         link.running[running.number] = running
         self._running[running] = None
         # It starts in the next turn of the loop: a cancel that came right behind it is seen first.
@@ -411,7 +411,7 @@ class Server:
             return
         running.over = True
         del self._running[running]
-        self._deadlines.remove(running.slot, running)
+        running.bucket.pop(running, None)
         if running.started:
             now = self.loop.time()
             self._latency.add(now - running.arrived, now)

@@ -391,8 +391,8 @@ class Node:
         known = self._descriptions.get(service)
         if known is None:
             client = self._running().client
-            call = Outgoing(client, service, None, f"{_introspection.BUILT_IN}.describe", True)
-            call.arguments = {"service": service}
+            path = f"{_introspection.BUILT_IN}.describe"
+            call = Outgoing(client, service, None, path, True, {"service": service}, False, None)
             message, _ = await client.perform(call, timeout)
             known = self._descriptions[service] = _introspection.parse(message[2])
         return known
@@ -436,14 +436,12 @@ class _TypedCaller:
     def bind(self, method: MethodSchema) -> Callable[..., Call[Any]]:
         if method.kind != "unary":
             raise NotImplementedError(f"{method.path} streams, which this version does not carry over the network")
-        unary, major = self._client.unary, self._major
+        perform, bind, major = self._client.call, method.binder, self._major
         timeout, metadata = self._options.timeout, self._options.metadata
-        bind = method.bind
         self._client.want(method.service)
 
         def call(*args: object, **kwargs: object) -> Call[Any]:
-            arguments = bind(args, kwargs)
-            return Call.of(lambda handle: unary(handle, method, major, arguments, timeout, metadata))
+            return perform(method, major, bind(*args, **kwargs), timeout, metadata)
 
         return call
 
@@ -500,8 +498,8 @@ class DynamicClient:
         if kind != "unary":
             raise NotImplementedError(f"{path} streams, which this version does not carry over the network")
         client = node._running().client
-        call = Outgoing(client, self._service, None, path, idempotent)
-        call.arguments, call.metadata = dump_untyped(arguments), options.metadata
+        plain = dump_untyped(arguments)
+        call = Outgoing(client, self._service, None, path, idempotent, plain, True, options.metadata)
         message, link = await client.perform(call, options.timeout)
         handle.answered(link.remote.name if link.remote is not None else None, message[3])
         return load_untyped(message[2])

@@ -42,10 +42,10 @@ class MethodSchema:
     """
 
     __slots__ = (
-        "_bind",
         "_keyword_only",
         "_positional",
         "_signature",
+        "binder",
         "buffers_in_arguments",
         "buffers_in_result",
         "doc",
@@ -78,7 +78,7 @@ class MethodSchema:
         self._signature = signature
         self._positional = tuple(_load_plan(each) for each in signature.parameters if not each.keyword_only)
         self._keyword_only = tuple(_load_plan(each) for each in signature.parameters if each.keyword_only)
-        self._bind = _compile_bind(self, signature.parameters)
+        self.binder = _compile_bind(self, signature.parameters)
 
     def __repr__(self) -> str:
         return f"<{self.path}: {self.kind} method{', idempotent' if self.idempotent else ''}>"
@@ -89,7 +89,7 @@ class MethodSchema:
         Raises TypeError where the call does not fit the signature, as Python does, and InvalidArgument where a value
         does not fit its annotation.
         """
-        return self._bind(*args, **kwargs)
+        return self.binder(*args, **kwargs)
 
     def load_arguments(self, wire: object) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments for the handler, from a map by name or an array of positionals.

@@ -48,7 +48,7 @@ class Member(Generic[LinkT]):
         self.in_flight = 0
         self.others = 0
         self.round_trip: float | None = None
-        self._latencies: dict[str, tuple[Average, float]] = {}
+        self._latencies: dict[str, Average] = {}
         self._reported: float | None = None
 
     def observe(self, method: str, latency: float, now: float) -> None:
@@ -59,10 +59,10 @@ class Member(Generic[LinkT]):
         """
         if now - latency < self.since:
             return
-        known = self._latencies.get(method)
-        average = Average(_LATENCY_MEMORY) if known is None else known[0]
+        average = self._latencies.get(method)
+        if average is None:
+            average = self._latencies[method] = Average(_LATENCY_MEMORY)
         average.add(latency, now)
-        self._latencies[method] = (average, now)
 
     def report(self, report: Message) -> None:
         """Take in a load report: [in flight, yours, latency us, queue wait us, admission, state]."""
@@ -74,14 +74,14 @@ class Member(Generic[LinkT]):
     def latency(self, method: str) -> float | None:
         """Seconds that a call of `method` takes: what we saw, else what the peer reports of all its calls."""
         known = self._latencies.get(method)
-        return self._reported if known is None else known[0].value
+        return self._reported if known is None else known.value
 
     def forget_stale(self, now: float) -> None:
         """Halve each latency that had no sample for a while: only a call can show that a slow peer has recovered."""
-        for method, (average, when) in self._latencies.items():
-            if now - when >= _STALE and average.value is not None and not self.in_flight:
-                average.value /= 2.0
-                self._latencies[method] = (average, now)
+        if not self.in_flight:
+            for average in self._latencies.values():
+                if now - average.when >= _STALE and average.value is not None:
+                    average.value, average.when = average.value / 2.0, now
 
 
 class Members(Generic[LinkT]):

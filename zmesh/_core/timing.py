@@ -30,8 +30,8 @@ class Deadlines(Generic[T]):
         self._buckets: dict[int, dict[T, None]] = {}
         self._order: list[int] = []
 
-    def add(self, when: float, item: T) -> int:
-        """Put `item` down for `when`; the number returned takes it out again."""
+    def add(self, when: float, item: T) -> dict[T, None]:
+        """Put `item` down for `when`; `pop` it from the bucket that is returned to take it out again."""
         slot = int(when * self.TICKS) + 1
         bucket = self._buckets.get(slot)
         if bucket is None:
@@ -41,13 +41,7 @@ class Deadlines(Generic[T]):
             self._arm()
         else:
             bucket[item] = None
-        return slot
-
-    def remove(self, slot: int, item: T) -> None:
-        """Take `item` out; nothing happens where it came due already."""
-        bucket = self._buckets.get(slot)
-        if bucket is not None:
-            bucket.pop(item, None)
+        return bucket
 
     def next(self) -> float | None:
         """When to look again; None where nothing is put down."""
@@ -102,11 +96,11 @@ class QueueClock:
 class Average:
     """An exponentially weighted mean that forgets with time: weight e^(-t/tau) on the past, as Finagle's Ema does."""
 
-    __slots__ = ("_tau", "_when", "value")
+    __slots__ = ("_tau", "value", "when")
 
     def __init__(self, tau: float) -> None:
         self._tau = tau
-        self._when = 0.0
+        self.when = 0.0
         self.value: float | None = None
 
     def add(self, sample: float, now: float) -> None:
@@ -116,7 +110,7 @@ class Average:
         else:
             # 1 - e^-x ~ x / (1 + x): the same limits without a call to exp on the hot path. At least 5 %, so that a
             # burst of replies in one turn of the loop is not taken for one sample.
-            x = (now - self._when) / self._tau
+            x = (now - self.when) / self._tau
             weight = x / (1.0 + x)
             self.value += (sample - self.value) * (weight if weight > 0.05 else 0.05)
-        self._when = now
+        self.when = now

@@ -96,6 +96,8 @@ def check_interfaces(interfaces: Sequence[Interface], wanted: Sequence[str] = ()
         names = ", ".join(i.name for i in others)
         cure = f"get an address: start DHCP, or ip addr add 192.168.1.2/24 dev {others[0].name}"
         return Finding(name, "fail", f"{names}: up, without an address that others can reach", cure)
+    if not any(i.up for i in interfaces):
+        return Finding(name, "fail", "no interface is up, not even loopback", "ip link set lo up")
     return Finding(
         name,
         "fail",
@@ -106,7 +108,8 @@ def check_interfaces(interfaces: Sequence[Interface], wanted: Sequence[str] = ()
 
 def check_multicast(interfaces: Sequence[Interface], wanted: Sequence[str] = ()) -> Finding:
     """Do the interfaces take part in multicast?"""
-    usable = [i for i in _chosen(interfaces, wanted) if i.up and i.addresses and not i.loopback]
+    chosen = [i for i in _chosen(interfaces, wanted) if i.up and not i.loopback]
+    usable = [i for i in chosen if any(_routable(address) for address in i.addresses)]
     without = [i.name for i in usable if not i.multicast]
     if not without:
         return Finding("multicast", "ok", ", ".join(i.name for i in usable) or "no interface to ask")
@@ -116,7 +119,11 @@ def check_multicast(interfaces: Sequence[Interface], wanted: Sequence[str] = ())
 
 
 def check_echo(echoes: Sequence[Echo]) -> Finding:
-    """Does a record that is sent by mDNS return to its sender? Loopback is no network: it only counts alone."""
+    """Does a record that is sent by mDNS return to its sender? Loopback is no network: it only counts alone.
+
+    This also tells whether a route for multicast is lacking, by the error of sending: Linux needs none where the
+    interface is chosen, as it is here and by nodes; others do.
+    """
     name = "mdns"
     real = [each for each in echoes if not each.address.startswith("127.")] or list(echoes)
     if not real:

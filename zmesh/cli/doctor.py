@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import errno
 import importlib.metadata
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ def command(as_json: bool, place: Place) -> None:
     Checks interfaces, multicast, UDP 5353, the meshes that are there, whether their nodes can be reached and talked to,
     the installation. Exits with 1 if something fails; a warning is no failure.
     """
+    logging.getLogger("zmesh").addHandler(logging.NullHandler())  # what it would warn of is found here, with a cure
     findings = run(_findings(place))
     if as_json:
         click.echo(to_json([dataclasses.asdict(finding) for finding in findings], indent=2))
