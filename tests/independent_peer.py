@@ -112,7 +112,7 @@ class Link:
 
     def received(self, frames: list[bytes]) -> None:
         if self.over is not None:
-            return
+            return None
         try:
             to, sent, messages = cbor2.loads(frames[0], max_depth=72, allow_indefinite=False)[:3]
             if to != self.peer.tag and (self.remote or to != 0):
@@ -280,15 +280,19 @@ class Dialer(Peer):
         monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self.socket.connect(address)
         self.link = Link(self, self.socket.send_multipart, expects)
-        if not monitor.poll(1000):
-            raise TimeoutError("no ZMTP handshake")
-        recv_monitor_message(monitor)
-        self.socket.disable_monitor()
-        self.link.greet()
-        self.link.flush()
-        self.run_until(lambda: self.link.remote or self.link.over)
-        if self.link.over:
-            raise self.link.rejected
+        try:
+            if not monitor.poll(1000):
+                raise TimeoutError("no ZMTP handshake")
+            recv_monitor_message(monitor)
+            self.socket.disable_monitor()
+            self.link.greet()
+            self.link.flush()
+            self.run_until(lambda: self.link.remote or self.link.over)
+            if self.link.over:
+                raise self.link.rejected
+        except BaseException:
+            self.context.destroy(linger=0)
+            raise
 
     def links(self) -> list[Link]:
         return [self.link]

@@ -74,6 +74,15 @@ def test_a_firewall_that_drops_mdns(make_network: Callable[[int], Network], chai
     assert "UDP 5353" in mdns["cure"]
 
 
+def test_a_program_that_keeps_the_port_for_itself(make_network: Callable[[int], Network]) -> None:
+    (host,) = make_network(1).hosts
+    code = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 5353)); print('BOUND'); input()"
+    host.run(sys.executable, "-c", code, name="greedy").wait_for("^BOUND")
+    mdns = findings(host)["mdns"]
+    assert "Address already in use" in mdns["found"]
+    assert "ss -ulpn" in mdns["cure"]
+
+
 @pytest.mark.usefixtures("iptables")
 def test_a_node_behind_a_firewall(make_network: Callable[[int], Network]) -> None:
     one, two = make_network(2).hosts

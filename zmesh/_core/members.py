@@ -14,7 +14,7 @@ __all__ = ["Member", "Members"]
 LinkT = TypeVar("LinkT")
 
 _LATENCY_MEMORY: Final = 10.0  # seconds; Finagle's Peak-EWMA decays with the same constant
-_STALE: Final = 2.0  # seconds without a sample after which a latency halves: a peer that was slow is tried again
+_STALE: Final = 5.0  # seconds without a sample after which a latency halves: a peer that was slow is tried again
 
 
 class Member(Generic[LinkT]):

@@ -18,13 +18,13 @@ _COMMANDS: Final = ("serve", "ls", "describe", "call", "doctor", "demo", "versio
 class _Commands(click.Group):
     """The command NAME is `command` in the module `zmesh.cli.NAME`."""
 
-    def list_commands(self, context: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"{__package__}.{name}").command
+        command = importlib.import_module(f"{__package__}.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
 

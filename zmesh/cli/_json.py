@@ -60,6 +60,5 @@ def _plain(value: object) -> object:
         return {key if isinstance(key, str) else to_json(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # an array
-        return _plain(value.tolist())
-    return str(value)
+    tolist = getattr(value, "tolist", None)
+    return str(value) if tolist is None else _plain(tolist())  # an array has it

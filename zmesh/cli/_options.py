@@ -67,13 +67,13 @@ class Address(click.ParamType[str]):
 
     name = "address"
 
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         from .._transport.zeromq import check_address
 
         try:
             return check_address(value)
         except ValueError as error:
-            self.fail(str(error), parameter, context)
+            self.fail(str(error), param, ctx)
 
 
 def place_options(command: Callable[..., R]) -> Callable[..., R]:
