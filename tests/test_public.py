@@ -72,7 +72,9 @@ def documented() -> Iterator[tuple[str, object]]:
                         yield f"{module_name}.{name}.{attribute}", getattr(value, attribute)
 
 
-@pytest.mark.parametrize(("name", "value"), list(documented()), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "value"), list(documented()), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_public_thing_has_a_docstring(name: str, value: object) -> None:
     assert inspect.getdoc(value), f"{name} has no docstring"
 

@@ -202,6 +202,28 @@ async def test_another_major_version_is_not_called_and_the_error_says_so(mesh: M
         await client.node.client(One).which()
 
 
+class OneNewer(zmesh.Service, name="Versioned", version="1.5"):
+    @zmesh.rpc
+    async def which(self) -> str:
+        return "one, newer"
+
+    @zmesh.rpc
+    async def added(self) -> str:
+        return "added"
+
+
+@zmesh.testing.simulated()
+async def test_a_client_by_name_sees_what_a_newer_release_added(mesh: Mesh) -> None:
+    server, client = await mesh.start(One()), await mesh.start()
+    by_name = client.node.client("Versioned")
+    assert await by_name.which() == "one"
+    with pytest.raises(AttributeError):
+        _ = by_name.added
+    await server.restart(OneNewer())
+    assert await by_name.which() == "one, newer"
+    assert await by_name.added() == "added"
+
+
 # -- what a handler sees
 
 
@@ -285,6 +307,7 @@ async def test_the_context(mesh: Mesh) -> None:
     await mesh.start(Other())
     client = await mesh.start(name="caller")
     looking = client.node.client(Looking)
+    await looking.look()
     seen = await looking.options(timeout=3, metadata={"key": "value", "raw": b"\0"}).look()
     assert seen["name"] == "caller"
     assert seen["id"] == client.node.id

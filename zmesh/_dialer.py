@@ -270,7 +270,7 @@ class Dialer:
 
     def _use_first(self, target: _Target, link: Link) -> None:
         """The faster way did not come up: go on by the one there is."""
-        if target.first is not link:
+        if self._closed or target.first is not link:
             return
         target.first = None
         for other in target.dialing:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ._core import messages as m
 from ._core.messages import LIMIT, Hello, Message, ProtocolError
 from ._core.timing import QueueClock, expand
-from ._core.wire import decode, encode, externalize, frames_of
-from ._transport import Channel, Frame, Sent
+from ._core.wire import decode
+from ._outbox import Outbox
+from ._transport import Channel, Frame
 from .config import Config
 from .errors import Code
 
@@ -30,10 +30,7 @@ __all__ = ["Link", "LinkOwner", "Stage"]
 
 _log = logging.getLogger("zmesh.link")
 
-_PAGE_MESSAGES: Final = 64  # in one envelope that we send: enough to share its costs, few enough that both ends overlap
-_PAGE_FRAMES: Final = 64  # large values behind it
 _GREETING: Final = 64 * 1024  # bytes of an envelope before HELLO: a stranger does not make us decode more
-_RETRY_FULL: Final = 0.005  # seconds until a full queue is tried again
 
 
 class Stage(enum.Enum):
@@ -111,23 +108,19 @@ class Link:
         self.pending: dict[int, Attempt] = {}  # our calls over this link, by number
         self.running: dict[int, Running] = {}  # the peer's calls that we run, by number
         self.sequence = 0  # of our calls; its low 31 bits are the number on the wire
-        self.flushed = 0  # the last sequence that was handed to the transport
+        self.to = 0  # the tag of the peer's incarnation; 0 until it is known
         self.suspected = False
         self.acknowledged = False  # the peer answered our DRAIN
         self._draining = False  # we said DRAIN
         self._said_goodbye = False
         self.muted = False  # refused, and its channel kept so that it is refused only once
         self._last_received: int | None = None
-        self._to = 0
         self._queue_clock = QueueClock()
         self._born = self._heard = self._busy_since = self._loop.time()
         self._pinged: tuple[int, float] = (0, 0.0)
-        self._messages: list[Message] = []
-        self._frames: list[Frame] = []
-        self._pages: deque[tuple[list[Frame], int]] = deque()  # encoded, not yet taken by the transport
-        self._blocked = False  # the transport takes no more for now
-        self._flush_handle: asyncio.Handle | None = None
         self._report_due = False
+        self._outbox = Outbox(self, self._loop, owner.config)
+        self.post = self._outbox.post  # send a message with everything else that is ready in this turn of the loop
         self._complained = False  # about a bad message of the peer's: once per link is enough for the log
 
     # -- what the rest of the node asks for
@@ -143,7 +136,7 @@ class Link:
     ) -> int:
         """Number and send a call; the number. Raises TypeError or ValueError for a value without a form on the wire."""
         if may_hold_buffers:
-            arguments = self._externalize(arguments)
+            arguments = self._outbox.externalize(arguments)
         self.sequence += 1
         number = self.sequence & LIMIT
         pending = self.pending
@@ -165,45 +158,19 @@ class Link:
     def reply(self, number: int, value: object, metadata: Mapping[str, str | bytes] | None, *, buffers: bool) -> None:
         """Answer a call of the peer's. Raises TypeError or ValueError for a value without a form on the wire."""
         if buffers:
-            value = self._externalize(value)
+            value = self._outbox.externalize(value)
         self._report_due = True
         self.post([m.REPLY, number, value, metadata])
-
-    def _externalize(self, value: object) -> object:
-        frames = self._frames
-        before = len(frames)
-        try:
-            value = externalize(value, frames, self._config.inline_limit)
-            for frame in frames[before:]:
-                size = frame.nbytes if isinstance(frame, memoryview) else len(frame)
-                if size > self._limit:
-                    raise ValueError(f"a binary value of {size} bytes; {self.label} takes {self._limit}: split it")
-        except BaseException:
-            del frames[before:]
-            raise
-        return value
 
     def fail(self, number: int, code: int, text: str, *, ran: bool, fields: dict[str, object] | None = None) -> None:
         """Answer a call of the peer's with an error. `ran`: whether the handler was started."""
         self._report_due = True
         if fields is not None:
             try:
-                fields = self._externalize(fields)  # type: ignore[assignment]
+                fields = self._outbox.externalize(fields)  # type: ignore[assignment]
             except (TypeError, ValueError) as error:
                 text, fields = f"{text} (its details were left out: {error})", None
         self.post([m.ERROR, number, code, text, ran, fields])
-
-    def post(self, message: Message) -> None:
-        """Send a message with everything else that is ready in this turn of the loop."""
-        if self.stage is Stage.CLOSED:
-            return
-        self._messages.append(message)
-        if self._flush_handle is None:
-            self._flush_handle = self._loop.call_soon(self._flush)
-        if len(self._messages) >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
-            self._turn_page()
-            if not self._blocked:
-                self._send_pages()
 
     def drain(self) -> None:
         """Tell the peer that we leave; `link_drained` follows when its calls are done."""
@@ -223,7 +190,7 @@ class Link:
         if self.stage in (Stage.OPEN, Stage.LEAVING) and not self._said_goodbye:
             self._said_goodbye = True
             self.post([m.GOODBYE, self._last_received])
-            self._flush()
+            self._outbox.flush()
             if self.dialed:
                 self.close(linger=self._config.redial_within)
 
@@ -233,8 +200,7 @@ class Link:
             return
         self.stage = Stage.CLOSED
         self.usable = False
-        if self._flush_handle is not None:
-            self._flush_handle.cancel()
+        self._outbox.close()
         if self.channel is not None:
             self.channel.close(linger)
 
@@ -315,9 +281,7 @@ class Link:
                 self._control(kind, message)
             if self.stage is Stage.CLOSED:
                 return
-        if self._flush_handle is None:
-            # Behind the tasks that these messages woke: what they send leaves in the same turn as they run.
-            self._flush_handle = self._loop.call_soon(self._flush)
+        self._outbox.flush_soon()  # behind the tasks that these messages woke: what they send leaves as they run
 
     def closed(self, reason: str) -> None:
         self._end(reason)
@@ -366,7 +330,7 @@ class Link:
             self._violation(str(error))
             return
         rejection = self._owner.admits(self, hello)
-        self._to = m.tag_of(hello.id)
+        self.to = m.tag_of(hello.id)
         if rejection is not None:
             self._reject(*rejection)
             return
@@ -381,7 +345,7 @@ class Link:
 
     def _send_hello(self) -> None:
         self.post(self._owner.hello(self.expects).message())
-        self._flush()
+        self._outbox.flush()
 
     def _heartbeat(self, message: Message) -> None:
         _, ping, pong, report = message[:4]
@@ -397,7 +361,7 @@ class Link:
         if self.dialed:
             # Its answer lets the other side leave at once instead of after its grace.
             self.post([m.GOODBYE, self._last_received])
-            self._flush()
+            self._outbox.flush()
         if last is None:
             self.last_run = 0
         else:
@@ -406,63 +370,23 @@ class Link:
 
     last_run: int | None = None  # after GOODBYE: the last of our calls that the peer took; later ones never ran
 
-    # -- sending
-
-    def _turn_page(self) -> None:
-        """Encode what is collected. A value that cannot be encoded fails its own call and nothing else."""
-        if self._report_due:
-            self._report_due = False
-            report = self._owner.report(self)
-            if report is not None:
-                self._messages.append([m.HEARTBEAT, None, None, report])
-        messages, frames = self._messages, self._frames
-        if not messages:
-            return
-        self._messages, self._frames = [], []
-        clock = int(self._loop.time() * 1000) & LIMIT
-        try:
-            envelope = encode(self._to, clock, messages)
-        except (TypeError, ValueError):
-            envelope = encode(self._to, clock, self._encodable(messages))
-        if len(envelope) <= self._limit:
-            self._pages.append(([envelope, *frames], self.sequence))
-        else:
-            self._split(clock, messages, frames)
-
-    def _split(self, clock: int, messages: list[Message], frames: list[Frame]) -> None:
-        """Several envelopes where one is too long for the peer. Their frames keep their numbers: others are empty."""
-        messages = self._encodable(messages)
-        envelope = encode(self._to, clock, messages)
-        if len(envelope) <= self._limit:
-            used = frames_of(messages)
-            last = max(used, default=0)
-            needed = [frame if number in used else b"" for number, frame in enumerate(frames[:last], 1)]
-            # All get the last sequence: a call must not pass for unsent while a part of its page was sent.
-            self._pages.append(([envelope, *needed], self.sequence))
-        elif len(messages) == 1:
-            why = f"is {len(envelope)} bytes; {self.label} takes {self._limit}: send large values as bytes"
-            self._unsendable(messages[0], why)
-        else:
-            middle = len(messages) // 2
-            self._split(clock, messages[:middle], frames)
-            self._split(clock, messages[middle:], frames)
+    # -- what the outbox asks for
 
     @property
-    def _limit(self) -> int:
+    def limit(self) -> int:
+        """The largest frame that the peer takes, in bytes."""
         return self._config.max_message if self.remote is None else self.remote.max_message
 
-    def _encodable(self, messages: list[Message]) -> list[Message]:
-        good: list[Message] = []
-        for message in messages:
-            try:
-                encode(0, 0, [message])
-            except (TypeError, ValueError) as error:
-                self._unsendable(message, f"has a value without a form on the wire: {error}")
-            else:
-                good.append(message)
-        return good
+    def report_due(self) -> Message | None:
+        """A load report, if answers leave with this page."""
+        if not self._report_due:
+            return None
+        self._report_due = False
+        report = self._owner.report(self)
+        return None if report is None else [m.HEARTBEAT, None, None, report]
 
-    def _unsendable(self, message: Message, why: str) -> None:
+    def unsendable(self, message: Message, why: str) -> None:
+        """A message cannot leave: its own call fails, and nothing else."""
         number: int = message[1]  # type: ignore[assignment]
         if message[0] == m.CALL:
             attempt = self.pending.pop(number, None)
@@ -476,47 +400,26 @@ class Link:
         else:
             _log.error("dropped a message of kind %s to %s: it %s", message[0], self.label, why)
 
-    def _flush(self) -> None:
-        if self._flush_handle is not None:
-            self._flush_handle.cancel()
-            self._flush_handle = None
-        if self.stage is Stage.CLOSED or self.channel is None:
-            return
-        self._turn_page()
-        self._send_pages()
+    def blocked(self) -> None:
+        """The transport takes no more for now."""
+        self.usable = False
 
-    def _send_pages(self) -> None:
-        if self.channel is None:
-            return
-        pages, send = self._pages, self.channel.send
-        while pages:
-            frames, sequence = pages[0]
-            sent = send(frames)
-            if sent is Sent.TAKEN:
-                pages.popleft()
-                self.flushed = sequence
-            elif sent is Sent.FULL:
-                self._blocked, self.usable = True, False
-                if len(pages) * _PAGE_MESSAGES > self._config.max_queued_messages:
-                    self._give_up("the peer does not read: its queue and ours are full")
-                elif self._flush_handle is None:
-                    self._flush_handle = self._loop.call_later(_RETRY_FULL, self._flush)
-                return
-            else:
-                self._give_up("connection lost")
-                return
-        if self._blocked:
-            self._blocked = False
-            self.usable = self.stage is Stage.OPEN
-            self._owner.link_writable(self)
+    def unblocked(self) -> None:
+        """It takes everything again."""
+        self.usable = self.stage is Stage.OPEN
+        self._owner.link_writable(self)
 
-    def _give_up(self, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
         """End the link from the next turn on: whoever is sending is not told in the middle of it."""
         self.usable = False
-        self._pages.clear()
         self._loop.call_soon(self._end, reason)
 
     # -- ending
+
+    @property
+    def flushed(self) -> int:
+        """The sequence of our last call that was handed to the transport."""
+        return self._outbox.flushed
 
     @property
     def _over(self) -> bool:
@@ -554,7 +457,7 @@ class Link:
     def _reject(self, code: int, text: str) -> None:
         _log.warning("refused the link with %s: %s", self.label, text)
         self.post([m.REJECT, code, text[:500]])
-        self._flush()
+        self._outbox.flush()
         if self.dialed:
             self._end(f"refused here: {text}", linger=self._config.redial_within)
         elif not self._over:

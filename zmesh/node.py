@@ -7,9 +7,7 @@ import contextlib
 import logging
 import math
 import os
-import re
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,24 +15,35 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 from . import _introspection
-from ._call import Call
+from ._arguments import (
+    addresses_of,
+    check_mesh,
+    check_name,
+    default_name,
+    interfaces_for,
+    list_of,
+    reachable,
+    refuse_duplicates,
+    schema_of_instance,
+    use_mdns,
+)
 from ._client import Client, Outgoing
+from ._clients import DynamicClient, Options, TypedCaller
 from ._core.balance import make_policy
 from ._core.members import Member
-from ._core.messages import MAX_NAME, Hello, Offer
+from ._core.messages import Hello, Offer
 from ._core.peer import State
 from ._dialer import Dialer
 from ._hub import Hub
 from ._link import Link
 from ._platform import Platform, real_platform
 from ._server import Server
-from ._values import dump_untyped, load_untyped
 from ._version import __version__
 from .config import Config
 from .discovery import Discovery, Sighting
 from .discovery.static import StaticPeers
 from .errors import FailedPrecondition
-from .schema import MethodSchema, ServiceSchema, schema_of
+from .schema import ServiceSchema, schema_of
 from .service import Service, make_client
 
 __all__ = ["DynamicClient", "Node", "Peer"]
@@ -42,8 +51,6 @@ __all__ = ["DynamicClient", "Node", "Peer"]
 _log = logging.getLogger("zmesh.node")
 
 S = TypeVar("S", bound=Service)
-
-_MESH_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +108,14 @@ class Node:
     ) -> None:
         self._platform = real_platform() if _platform is None else _platform
         self._config = Config() if config is None else config
-        self._services = [(_schema_of_instance(service), service) for service in services]
-        _refuse_duplicates([schema.name for schema, _ in self._services])
-        self._name = _default_name() if name is None else _check_name(name)
-        self._mesh = _check_mesh(mesh if mesh is not None else os.environ.get("ZMESH_MESH", "default"))
-        self._listen = _addresses(listen, "ZMESH_LISTEN") or ("tcp://*:0",)
-        self._peers = _addresses(peers, "ZMESH_PEERS")
-        self._use_mdns = _use_mdns(discovery)
-        self._interfaces = _list(interfaces, "ZMESH_INTERFACES") or _interfaces_for(self._listen if services else ())
+        self._services = [(schema_of_instance(service), service) for service in services]
+        refuse_duplicates([schema.name for schema, _ in self._services])
+        self._name = default_name() if name is None else check_name(name)
+        self._mesh = check_mesh(mesh if mesh is not None else os.environ.get("ZMESH_MESH", "default"))
+        self._listen = addresses_of(listen, "ZMESH_LISTEN") or ("tcp://*:0",)
+        self._peers = addresses_of(peers, "ZMESH_PEERS")
+        self._use_mdns = use_mdns(discovery)
+        self._interfaces = list_of(interfaces, "ZMESH_INTERFACES") or interfaces_for(self._listen if services else ())
         self._capacity = float(os.cpu_count() or 1) if capacity is None else float(capacity)
         if not 0 < self._capacity < 1e6:
             raise ValueError(f"capacity is a positive number below a million, got {capacity!r}")
@@ -185,11 +192,11 @@ class Node:
         if isinstance(service, str):
             if not service:
                 raise ValueError("client() takes a Service class or a service's name")
-            return DynamicClient(self, service, _Options())
+            return DynamicClient(self, service, Options())
         if not (isinstance(service, type) and issubclass(service, Service)):
             raise TypeError(f"client() takes a Service class or a service's name, got {service!r:.60}")
         schema = schema_of(service)
-        return make_client(service, _TypedCaller(hub.client, schema, _Options()))
+        return make_client(service, TypedCaller(hub.client, schema, Options()))
 
     @property
     def peers(self) -> list[Peer]:
@@ -214,8 +221,14 @@ class Node:
 
     @property
     def problems(self) -> list[str]:
-        """What stands in the way of nodes that were seen and could not be met, and what discovery lacks."""
-        return self._running().dialer.problems() + [source.describe() for source in self._sources]
+        """What stands in the way of nodes that were seen and could not be met, as `address: reason`."""
+        return self._running().dialer.problems()
+
+    @property
+    def discovery(self) -> list[str]:
+        """Where this node looks for others, and what that lacks here: a line for each source."""
+        self._running()
+        return [source.describe() for source in self._sources]
 
     def on_change(self, callback: Callable[[Peer, str], None]) -> None:
         """Call `callback(peer, former_state)` on the loop after each change of a peer's state."""
@@ -292,7 +305,7 @@ class Node:
 
     def _bind(self, hub: Hub) -> None:
         bound = [hub.transport.listen(address, hub.accept) for address in self._listen]
-        self._addresses = tuple(reachable for address in bound for reachable in _reachable(address))
+        self._addresses = tuple(found for address in bound for found in reachable(address))
         if self._config.ipc and self._platform.host.abstract_sockets:
             ipc = f"ipc://@zmesh-{self._id.hex()}"
             try:
@@ -398,116 +411,6 @@ class Node:
         return known
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """What `.options()` sets."""
-
-    timeout: float | None = None
-    metadata: Mapping[str, str | bytes] | None = None
-
-    def change(self, changes: Mapping[str, Any]) -> _Options:
-        given = {key: value for key, value in changes.items() if value is not None}
-        unknown = given.keys() - {"timeout", "metadata"}
-        if unknown:
-            raise TypeError(f"options() takes timeout and metadata, not {', '.join(sorted(unknown))}")
-        timeout = given.get("timeout", self.timeout)
-        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
-            raise ValueError(f"timeout is a positive number of seconds, got {timeout!r}")
-        metadata = given.get("metadata", self.metadata)
-        if metadata is not None:
-            metadata = dict(metadata)
-            for key, value in metadata.items():
-                if not isinstance(key, str) or not isinstance(value, (str, bytes)):
-                    raise TypeError(f"metadata maps str to str or bytes, got {key!r}: {value!r:.60}")
-        return _Options(timeout, metadata)
-
-
-class _TypedCaller:
-    """What a typed client calls with."""
-
-    __slots__ = ("_client", "_major", "_options", "_schema")
-
-    def __init__(self, client: Client, schema: ServiceSchema, options: _Options) -> None:
-        self._client = client
-        self._schema = schema
-        self._major = schema.major
-        self._options = options
-
-    def bind(self, method: MethodSchema) -> Callable[..., Call[Any]]:
-        if method.kind != "unary":
-            raise NotImplementedError(f"{method.path} streams, which this version does not carry over the network")
-        perform, bind, major = self._client.call, method.binder, self._major
-        timeout, metadata = self._options.timeout, self._options.metadata
-        self._client.want(method.service)
-
-        def call(*args: object, **kwargs: object) -> Call[Any]:
-            return perform(method, major, bind(*args, **kwargs), timeout, metadata)
-
-        return call
-
-    def options(self, **changes: Any) -> _TypedCaller:
-        return _TypedCaller(self._client, self._schema, self._options.change(changes))
-
-
-class DynamicClient:
-    """A client by name: any attribute is a method, until a node has told which there are; then a typo is an
-    AttributeError. Arguments and results are plain values."""
-
-    def __init__(self, node: Node, service: str, options: _Options) -> None:
-        self._node = node
-        self._service = service
-        self._options = options
-
-    def options(
-        self, *, timeout: float | None = None, metadata: Mapping[str, str | bytes] | None = None
-    ) -> DynamicClient:
-        """The same client with other settings; None leaves one as it is."""
-        changed = self._options.change({"timeout": timeout, "metadata": metadata})
-        return DynamicClient(self._node, self._service, changed)
-
-    async def describe(self) -> dict[str, Any]:
-        """The service's methods, arguments and docstrings, from a node that offers it."""
-        return (await self._node._description(self._service, self._options.timeout)).raw
-
-    def __getattr__(self, name: str) -> Callable[..., Call[Any]]:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        known = self._node._descriptions.get(self._service)
-        if known is not None:
-            self._check(known, name)
-
-        def call(*args: object, **kwargs: object) -> Call[Any]:
-            if args and kwargs:
-                raise TypeError(f"{self._service}.{name}: by name, give all arguments by keyword or all by position")
-            return Call.of(lambda handle: self._perform(handle, name, list(args) if args else kwargs))
-
-        return call
-
-    def _check(self, known: _introspection.Description, name: str) -> tuple[str, bool]:
-        method = known.methods.get(name)
-        if method is None:
-            names = ", ".join(known.methods)
-            raise AttributeError(f"service {self._service!r} has no method {name!r}; it has {names}")
-        return method
-
-    async def _perform(self, handle: Call[Any], name: str, arguments: object) -> object:
-        node, options = self._node, self._options
-        node._running().client.want(self._service)
-        kind, idempotent = self._check(await node._description(self._service, options.timeout), name)
-        path = f"{self._service}.{name}"
-        if kind != "unary":
-            raise NotImplementedError(f"{path} streams, which this version does not carry over the network")
-        client = node._running().client
-        plain = dump_untyped(arguments)
-        call = Outgoing(client, self._service, None, path, idempotent, plain, True, options.metadata)
-        message, link = await client.perform(call, options.timeout)
-        handle.answered(link.remote.name if link.remote is not None else None, message[3])
-        return load_untyped(message[2])
-
-    def __repr__(self) -> str:
-        return f"<client of {self._service!r}, by name>"
-
-
 def _peer(member: Member[Link]) -> Peer:
     link = member.link
     address = link.channel.remote if link is not None and link.channel is not None else ""
@@ -521,78 +424,3 @@ def _peer(member: Member[Link]) -> Peer:
         round_trip=member.round_trip,
         capacity=member.capacity,
     )
-
-
-def _schema_of_instance(service: Service) -> ServiceSchema:
-    if not isinstance(service, Service):
-        hint = " (give an instance, not the class)" if isinstance(service, type) else ""
-        raise TypeError(f"Node() serves instances of zmesh.Service, got {service!r:.60}{hint}")
-    return schema_of(type(service))
-
-
-def _refuse_duplicates(names: list[str]) -> None:
-    if _introspection.BUILT_IN in names:
-        raise ValueError(f"a service cannot be named {_introspection.BUILT_IN!r}: every node has that one built in")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"two services of one name on one node: {', '.join(twice)}; name one of them otherwise")
-
-
-def _default_name() -> str:
-    return f"{socket.gethostname().partition('.')[0] or 'node'}-{os.getpid()}"
-
-
-def _check_name(name: str) -> str:
-    if not name or len(name) > MAX_NAME or not name.isprintable():
-        raise ValueError(f"a node's name is 1 to {MAX_NAME} printable characters, got {name!r:.150}")
-    return name
-
-
-def _check_mesh(mesh: str) -> str:
-    if not _MESH_NAME.fullmatch(mesh):
-        raise ValueError(f"a mesh's name is 1 to 64 letters, digits, '_', '.' or '-', got {mesh!r:.80}")
-    return mesh
-
-
-def _list(given: Iterable[str] | str | None, variable: str) -> tuple[str, ...]:
-    if given is None:
-        given = os.environ.get(variable, "").split(",")
-    elif isinstance(given, str):
-        given = [given]
-    return tuple(item.strip() for item in given if item.strip())
-
-
-def _addresses(given: Iterable[str] | str | None, variable: str) -> tuple[str, ...]:
-    return _list(given, variable)
-
-
-def _use_mdns(discovery: str | None) -> bool:
-    if discovery == "env":
-        discovery = os.environ.get("ZMESH_DISCOVERY", "mdns")
-        if discovery == "none":
-            return False
-    if discovery not in ("mdns", None):
-        raise ValueError(f"discovery is 'mdns' or None (ZMESH_DISCOVERY: 'mdns' or 'none'), got {discovery!r}")
-    return discovery is not None
-
-
-def _interfaces_for(listen: tuple[str, ...]) -> tuple[str, ...] | None:
-    """A node that only this machine can reach is announced on this machine only."""
-    if listen and all(address.startswith(("tcp://127.", "ipc://")) for address in listen):
-        return ("127.0.0.1",)
-    return None
-
-
-def _reachable(address: str) -> list[str]:
-    """The addresses behind a wildcard."""
-    for wildcard in ("tcp://0.0.0.0:", "tcp://[::]:", "tcp://*:"):
-        if address.startswith(wildcard):
-            from .discovery.addresses import useful_addresses
-
-            port = address[len(wildcard) :]
-            return [
-                f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}"
-                for ip in useful_addresses()
-                if ":" not in ip or wildcard != "tcp://0.0.0.0:"
-            ]
-    return [address]

@@ -15,6 +15,8 @@ LinkT = TypeVar("LinkT")
 
 _LATENCY_MEMORY: Final = 10.0  # seconds; Finagle's Peak-EWMA decays with the same constant
 _STALE: Final = 5.0  # seconds without a sample after which a latency halves: a peer that was slow is tried again
+_STALE_UNPROVEN: Final = 0.5  # the same after few samples: one cold first call must not starve a fast peer
+_PROVEN: Final = 5  # samples
 
 
 class Member(Generic[LinkT]):
@@ -78,10 +80,12 @@ class Member(Generic[LinkT]):
 
     def forget_stale(self, now: float) -> None:
         """Halve each latency that had no sample for a while: only a call can show that a slow peer has recovered."""
-        if not self.in_flight:
-            for average in self._latencies.values():
-                if now - average.when >= _STALE and average.value is not None:
-                    average.value, average.when = average.value / 2.0, now
+        if self.in_flight:
+            return
+        for average in self._latencies.values():
+            lasting = _STALE if average.samples >= _PROVEN else _STALE_UNPROVEN
+            if now - average.when >= lasting and average.value is not None:
+                average.value, average.when = average.value / 2.0, now
 
 
 class Members(Generic[LinkT]):

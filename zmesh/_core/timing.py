@@ -96,15 +96,17 @@ class QueueClock:
 class Average:
     """An exponentially weighted mean that forgets with time: weight e^(-t/tau) on the past, as Finagle's Ema does."""
 
-    __slots__ = ("_tau", "value", "when")
+    __slots__ = ("_tau", "samples", "value", "when")
 
     def __init__(self, tau: float) -> None:
         self._tau = tau
         self.when = 0.0
         self.value: float | None = None
+        self.samples = 0
 
     def add(self, sample: float, now: float) -> None:
         """Take in a sample. Samples close together count for little each, whatever their number."""
+        self.samples += 1
         if self.value is None:
             self.value = sample
         else:

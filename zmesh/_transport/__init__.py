@@ -7,12 +7,15 @@ in-memory network of `zmesh.testing`.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-__all__ = ["Accept", "Channel", "Frame", "Handler", "Sent", "Transport"]
+__all__ = ["Accept", "Channel", "Frame", "Handler", "Sent", "Transport", "check_address"]
 
 Frame = bytes | memoryview
+
+_ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(\*|\d{1,5})|ipc://\S+")
 
 
 class Sent(enum.Enum):
@@ -71,3 +74,11 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Close all channels and listeners. Bounded; no callback comes after."""
+
+
+def check_address(address: str) -> str:
+    """The address itself. Raises ValueError that says what an address looks like."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None or (match[2] not in (None, "*") and int(match[2]) > 65_535):
+        raise ValueError(f"{address!r} is no address; write tcp://HOST:PORT, tcp://[IPV6]:PORT or ipc://PATH")
+    return address

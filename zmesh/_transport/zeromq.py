@@ -25,7 +25,7 @@ import zmq
 import zmq.utils.monitor
 
 from ..config import Config
-from . import Accept, Channel, Frame, Handler, Sent
+from . import Accept, Channel, Frame, Handler, Sent, check_address
 
 __all__ = ["ZeroMQTransport"]
 
@@ -52,7 +52,6 @@ _REASONS: Final = {
     int(zmq.EVENT_CLOSED): "connection refused or unreachable",
     int(zmq.EVENT_CONNECT_RETRIED): "connection refused or unreachable",
 }
-_ADDRESS: Final = re.compile(r"tcp://(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(\*|\d{1,5})|ipc://\S+")
 
 _context_lock = threading.Lock()
 _context: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
@@ -80,14 +79,6 @@ def _raise_descriptor_limit() -> None:
     with contextlib.suppress(ValueError, OSError):
         if soft != resource.RLIM_INFINITY and soft < hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def check_address(address: str) -> str:
-    """The address itself. Raises ValueError that says what an address looks like."""
-    match = _ADDRESS.fullmatch(address)
-    if match is None or (match[2] not in (None, "*") and int(match[2]) > 65_535):
-        raise ValueError(f"{address!r} is no address; write tcp://HOST:PORT, tcp://[IPV6]:PORT or ipc://PATH")
-    return address
 
 
 class ZeroMQTransport:

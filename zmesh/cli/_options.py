@@ -68,7 +68,7 @@ class Address(click.ParamType[str]):
     name = "address"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from .._transport.zeromq import check_address
+        from .._transport import check_address
 
         try:
             return check_address(value)

@@ -41,13 +41,13 @@ def command(as_json: bool, timeout: float, place: Place) -> None:
     else:
         click.echo(f"no node in mesh {mesh!r} (run 'zmesh doctor')", err=True)
     for problem in problems:
-        if not peers or problem.startswith(("tcp://", "ipc://")):  # where all is well, what was looked at is no news
-            click.echo(problem, err=True)
+        click.echo(problem, err=True)
 
 
 async def _look(place: Place, timeout: float) -> tuple[list[zmesh.Peer], str, list[str]]:
     async with place.node() as node:
-        return await node.discover(settle=_SETTLE, timeout=timeout), node.mesh, node.problems
+        peers = await node.discover(settle=_SETTLE, timeout=timeout)
+        return peers, node.mesh, node.problems if peers else [*node.problems, *node.discovery]
 
 
 def _table(peers: list[zmesh.Peer]) -> Table:

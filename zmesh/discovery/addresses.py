@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
+import struct
+from typing import Final
 
 import ifaddr
 
-__all__ = ["hindrance", "interfaces", "useful_addresses"]
+__all__ = ["LOOPBACK", "MULTICAST", "RUNNING", "UP", "flags_of", "hindrance", "interfaces", "useful_addresses"]
+
+_SIOCGIFFLAGS: Final = 0x8913
+UP, LOOPBACK, RUNNING, MULTICAST = 0x1, 0x8, 0x40, 0x1000  # linux/if.h
+
+
+def flags_of(interface: str) -> int | None:
+    """The flags of an interface as Linux' net_device_flags (IFF_*); None where the system does not tell."""
+    try:
+        import fcntl
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            request = struct.pack("256s", interface.encode()[:15])
+            return int(struct.unpack("H", fcntl.ioctl(asking.fileno(), _SIOCGIFFLAGS, request)[16:18])[0])
+    except (ImportError, OSError):
+        return None
 
 
 def hindrance(interface: str) -> str | None:
     """Why multicast cannot work on an interface: it is down, or has no multicast flag; None where nothing is known.
 
-    Flags as in Linux' net_device_flags: IFF_UP 0x1, IFF_LOOPBACK 0x8, IFF_MULTICAST 0x1000. Loopback has no multicast
-    flag and carries it all the same.
+    Loopback has no multicast flag and carries it all the same.
     """
-    try:
-        with open(f"/sys/class/net/{interface}/flags", encoding="ascii") as file:
-            flags = int(file.read(), 16)
-    except (OSError, ValueError):
+    flags = flags_of(interface)
+    if flags is None:
         return None
-    if not flags & 0x1:
+    if not flags & UP:
         return f"{interface} is down"
-    return None if flags & 0x1008 else f"{interface} has no multicast flag"
+    return None if flags & (LOOPBACK | MULTICAST) else f"{interface} has no multicast flag"
 
 
 def interfaces() -> list[tuple[str, str]]:

@@ -13,9 +13,18 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import secrets
+import socket
 from typing import Final
 
-from zeroconf import IPVersion, ServiceStateChange, Zeroconf
+from zeroconf import (  # type: ignore[attr-defined]  # the DNS classes are there, and not in __all__
+    DNSIncoming,
+    DNSOutgoing,
+    DNSQuestion,
+    IPVersion,
+    ServiceStateChange,
+    Zeroconf,
+)
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from . import Found, Lost, Sighting
@@ -28,6 +37,8 @@ _log = logging.getLogger("zmesh.discovery")
 SERVICE_TYPE: Final = "_zmesh._tcp.local."
 _RESOLVE_WITHIN: Final = 3_000  # ms for an instance whose records did not come with its name
 _CLOSE_WITHIN: Final = 1.0  # seconds for three goodbye packets, 125 ms apart
+_QUERY, _PTR, _IN = 0x0000, 12, 1  # flags, type and class of a question; RFC 1035, sections 3.2 and 4.1.1
+_MAX_PACKET: Final = 9000  # bytes; RFC 6762, section 17
 _MAX_LABEL: Final = 63  # bytes; RFC 6763, section 4.1.1
 
 
@@ -47,6 +58,7 @@ class MulticastDNS:
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._lacking: str | None = None
         self._addresses: tuple[str, ...] = ()
+        self._asking: list[socket.socket] = []
 
     async def start(self, found: Found, lost: Lost) -> None:
         self._found, self._lost = found, lost
@@ -61,6 +73,7 @@ class MulticastDNS:
             _log.warning("%s; static peers (`peers=`, ZMESH_PEERS) still do", self._lacking)
             return
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._changed])
+        self._ask_at_once()
 
     async def advertise(self, sighting: Sighting) -> None:
         if self._zeroconf is None or sighting.id is None:
@@ -101,6 +114,10 @@ class MulticastDNS:
         await self.withdraw()
         for task in self._resolving.values():
             task.cancel()
+        for asking in self._asking:
+            asyncio.get_running_loop().remove_reader(asking.fileno())
+            asking.close()
+        self._asking.clear()
         if self._zeroconf is not None:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_CLOSE_WITHIN):
@@ -138,6 +155,40 @@ class MulticastDNS:
                     raise ValueError(f"no interface {wanted!r} is up; there are: {names}") from None
                 addresses.extend(named)
         return tuple(addresses)
+
+    def _ask_at_once(self) -> None:
+        """Ask once from ports of our own (RFC 6762, section 6.7: one-shot queries): the answers come straight to this
+        process, and are not held back to one a second.
+
+        The browser's first query asks for answers to port 5353, which all processes of a machine share: the system
+        gives each answer to any one of them. Its second query waits for a second.
+        """
+        loop = asyncio.get_running_loop()
+        for address in self._addresses:
+            if ":" in address:
+                continue
+            # The id makes each query another packet: zeroconf drops what it has seen in the last second.
+            query = DNSOutgoing(_QUERY, multicast=False, id_=secrets.randbelow(1 << 16))
+            query.add_question(DNSQuestion(SERVICE_TYPE, _PTR, _IN))
+            asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self._asking.append(asking)
+            try:
+                asking.setblocking(False)
+                asking.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+                asking.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
+                asking.bind((address, 0))
+                for packet in query.packets():
+                    asking.sendto(packet, ("224.0.0.251", 5353))
+                loop.add_reader(asking.fileno(), self._answered, asking)
+            except OSError as error:  # the browser asks, too
+                _log.debug("no query from %s: %s", address, error)
+
+    def _answered(self, asking: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            data, source = asking.recvfrom(_MAX_PACKET)
+            message = DNSIncoming(data, source)
+            if message.valid and message.is_response() and self._zeroconf is not None:
+                self._zeroconf.zeroconf.record_manager.async_updates_from_response(message)
 
     def _changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
         if state_change is ServiceStateChange.Removed:

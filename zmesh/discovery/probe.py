@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from . import Sighting
+from .addresses import LOOPBACK, MULTICAST, RUNNING, UP, flags_of, interfaces
 from .mdns import MulticastDNS
 
 __all__ = ["GROUP", "PORT", "Echo", "Interface", "browse", "echo", "system_interfaces"]
@@ -20,8 +21,6 @@ GROUP: Final = "224.0.0.251"
 PORT: Final = 5353
 _TTL: Final = 255  # RFC 6762, section 11
 _LARGEST: Final = 9000  # bytes of an mDNS packet; RFC 6762, section 17
-_SIOCGIFFLAGS: Final = 0x8913
-_UP, _LOOPBACK, _RUNNING, _MULTICAST = 0x1, 0x8, 0x40, 0x1000  # linux/if.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,6 @@ class Echo:
 
 def system_interfaces() -> list[Interface]:
     """All interfaces, also those that are down or have no address."""
-    from .addresses import interfaces
-
     addresses: dict[str, list[str]] = {}
     with contextlib.suppress(OSError, AttributeError):  # not every system lists those without an address
         addresses = {name: [] for _, name in socket.if_nameindex()}
@@ -64,21 +61,16 @@ def system_interfaces() -> list[Interface]:
 
 def _interface(name: str, addresses: tuple[str, ...]) -> Interface:
     loopback = any(address.startswith("127.") or address == "::1" for address in addresses)
-    try:
-        import fcntl
-
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            request = struct.pack("256s", name.encode()[:15])
-            (flags,) = struct.unpack("H", fcntl.ioctl(asking.fileno(), _SIOCGIFFLAGS, request)[16:18])
-    except (ImportError, OSError):  # no Linux
+    flags = flags_of(name)
+    if flags is None:  # no Linux
         return Interface(name, addresses, loopback=loopback)
     return Interface(
         name,
         addresses,
-        up=bool(flags & _UP),
-        carrier=bool(flags & _RUNNING),
-        multicast=bool(flags & _MULTICAST),
-        loopback=bool(flags & _LOOPBACK),
+        up=bool(flags & UP),
+        carrier=bool(flags & RUNNING),
+        multicast=bool(flags & MULTICAST),
+        loopback=bool(flags & LOOPBACK),
     )
 
 

@@ -1,0 +1,92 @@
+"""The arguments of `Node` and the environment: checked, with errors that say what was wrong and what to write."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterable
+
+from . import _introspection
+from ._core.messages import MAX_NAME
+from ._transport import check_address
+from .schema import ServiceSchema, schema_of
+from .service import Service
+
+_MESH_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def schema_of_instance(service: Service) -> ServiceSchema:
+    if not isinstance(service, Service):
+        hint = " (give an instance, not the class)" if isinstance(service, type) else ""
+        raise TypeError(f"Node() serves instances of zmesh.Service, got {service!r:.60}{hint}")
+    return schema_of(type(service))
+
+
+def refuse_duplicates(names: list[str]) -> None:
+    if _introspection.BUILT_IN in names:
+        raise ValueError(f"a service cannot be named {_introspection.BUILT_IN!r}: every node has that one built in")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two services of one name on one node: {', '.join(twice)}; name one of them otherwise")
+
+
+def default_name() -> str:
+    return f"{socket.gethostname().partition('.')[0] or 'node'}-{os.getpid()}"
+
+
+def check_name(name: str) -> str:
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise ValueError(f"a node's name is 1 to {MAX_NAME} printable characters, got {name!r:.150}")
+    return name
+
+
+def check_mesh(mesh: str) -> str:
+    if not _MESH_NAME.fullmatch(mesh):
+        raise ValueError(f"a mesh's name is 1 to 64 letters, digits, '_', '.' or '-', got {mesh!r:.80}")
+    return mesh
+
+
+def list_of(given: Iterable[str] | str | None, variable: str) -> tuple[str, ...]:
+    if given is None:
+        given = os.environ.get(variable, "").split(",")
+    elif isinstance(given, str):
+        given = [given]
+    return tuple(item.strip() for item in given if item.strip())
+
+
+def addresses_of(given: Iterable[str] | str | None, variable: str) -> tuple[str, ...]:
+    """Addresses, from an argument or else from the environment. Raises ValueError that names the one that is none."""
+    return tuple(check_address(address) for address in list_of(given, variable))
+
+
+def use_mdns(discovery: str | None) -> bool:
+    if discovery == "env":
+        discovery = os.environ.get("ZMESH_DISCOVERY", "mdns")
+        if discovery == "none":
+            return False
+    if discovery not in ("mdns", None):
+        raise ValueError(f"discovery is 'mdns' or None (ZMESH_DISCOVERY: 'mdns' or 'none'), got {discovery!r}")
+    return discovery is not None
+
+
+def interfaces_for(listen: tuple[str, ...]) -> tuple[str, ...] | None:
+    """A node that only this machine can reach is announced on this machine only."""
+    if listen and all(address.startswith(("tcp://127.", "ipc://")) for address in listen):
+        return ("127.0.0.1",)
+    return None
+
+
+def reachable(address: str) -> list[str]:
+    """The addresses behind a wildcard."""
+    for wildcard in ("tcp://0.0.0.0:", "tcp://[::]:", "tcp://*:"):
+        if address.startswith(wildcard):
+            from .discovery.addresses import useful_addresses
+
+            port = address[len(wildcard) :]
+            return [
+                f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}"
+                for ip in useful_addresses()
+                if ":" not in ip or wildcard != "tcp://0.0.0.0:"
+            ]
+    return [address]

@@ -1,0 +1,132 @@
+"""The clients that `Node.client` gives: by a service's class, typed, and by its name."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import _introspection
+from ._call import Call
+from ._client import Client, Outgoing
+from ._values import dump_untyped, load_untyped
+from .schema import MethodSchema, ServiceSchema
+
+if TYPE_CHECKING:
+    from .node import Node
+
+__all__ = ["DynamicClient", "Options", "TypedCaller"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `.options()` sets."""
+
+    timeout: float | None = None
+    metadata: Mapping[str, str | bytes] | None = None
+
+    def change(self, changes: Mapping[str, Any]) -> Options:
+        given = {key: value for key, value in changes.items() if value is not None}
+        unknown = given.keys() - {"timeout", "metadata"}
+        if unknown:
+            raise TypeError(f"options() takes timeout and metadata, not {', '.join(sorted(unknown))}")
+        timeout = given.get("timeout", self.timeout)
+        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
+            raise ValueError(f"timeout is a positive number of seconds, got {timeout!r}")
+        metadata = given.get("metadata", self.metadata)
+        if metadata is not None:
+            metadata = dict(metadata)
+            for key, value in metadata.items():
+                if not isinstance(key, str) or not isinstance(value, (str, bytes)):
+                    raise TypeError(f"metadata maps str to str or bytes, got {key!r}: {value!r:.60}")
+        return Options(timeout, metadata)
+
+
+class TypedCaller:
+    """What a typed client calls with."""
+
+    __slots__ = ("_client", "_major", "_options", "_schema")
+
+    def __init__(self, client: Client, schema: ServiceSchema, options: Options) -> None:
+        self._client = client
+        self._schema = schema
+        self._major = schema.major
+        self._options = options
+
+    def bind(self, method: MethodSchema) -> Callable[..., Call[Any]]:
+        if method.kind != "unary":
+            raise NotImplementedError(f"{method.path} streams, which this version does not carry over the network")
+        perform, bind, major = self._client.call, method.binder, self._major
+        timeout, metadata = self._options.timeout, self._options.metadata
+        self._client.want(method.service)
+
+        def call(*args: object, **kwargs: object) -> Call[Any]:
+            return perform(method, major, bind(*args, **kwargs), timeout, metadata)
+
+        return call
+
+    def options(self, **changes: Any) -> TypedCaller:
+        return TypedCaller(self._client, self._schema, self._options.change(changes))
+
+
+class DynamicClient:
+    """A client by name: any attribute is a method, until a node has told which there are; then a typo is an
+    AttributeError. Arguments and results are plain values."""
+
+    def __init__(self, node: Node, service: str, options: Options) -> None:
+        self._node = node
+        self._service = service
+        self._options = options
+
+    def options(
+        self, *, timeout: float | None = None, metadata: Mapping[str, str | bytes] | None = None
+    ) -> DynamicClient:
+        """The same client with other settings; None leaves one as it is."""
+        changed = self._options.change({"timeout": timeout, "metadata": metadata})
+        return DynamicClient(self._node, self._service, changed)
+
+    async def describe(self) -> dict[str, Any]:
+        """The service's methods, arguments and docstrings, from a node that offers it."""
+        return (await self._node._description(self._service, self._options.timeout)).raw
+
+    def __getattr__(self, name: str) -> Callable[..., Call[Any]]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        known = self._node._descriptions.get(self._service)
+        if known is not None:
+            self._check(known, name)
+
+        def call(*args: object, **kwargs: object) -> Call[Any]:
+            if args and kwargs:
+                raise TypeError(f"{self._service}.{name}: by name, give all arguments by keyword or all by position")
+            return Call.of(lambda handle: self._perform(handle, name, list(args) if args else kwargs))
+
+        return call
+
+    def _check(self, known: _introspection.Description, name: str) -> tuple[str, bool]:
+        method = known.methods.get(name)
+        if method is None:
+            names = ", ".join(known.methods)
+            raise AttributeError(f"service {self._service!r} has no method {name!r}; it has {names}")
+        return method
+
+    async def _perform(self, handle: Call[Any], name: str, arguments: object) -> object:
+        node, options, loop = self._node, self._options, asyncio.get_running_loop()
+        node._running().client.want(self._service)
+        timeout = node._config.timeout if options.timeout is None else options.timeout
+        deadline = loop.time() + timeout
+        kind, idempotent = self._check(await node._description(self._service, timeout), name)
+        path = f"{self._service}.{name}"
+        if kind != "unary":
+            raise NotImplementedError(f"{path} streams, which this version does not carry over the network")
+        client = node._running().client
+        plain = dump_untyped(arguments)
+        call = Outgoing(client, self._service, None, path, idempotent, plain, True, options.metadata)
+        message, link = await client.perform(call, deadline - loop.time())
+        handle.answered(link.remote.name if link.remote is not None else None, message[3])
+        return load_untyped(message[2])
+
+    def __repr__(self) -> str:
+        return f"<client of {self._service!r}, by name>"
