@@ -101,6 +101,19 @@ async def test_our_own_calls_in_flight_count_at_once(mesh: Mesh) -> None:
     assert all(35 < share < 65 for share in Counter(burst).values()), Counter(burst)
 
 
+@zmesh.testing.simulated(seeds=range(5))
+async def test_a_burst_after_a_quiet_time_is_shared(mesh: Mesh) -> None:
+    for label in "ab":
+        await mesh.start(Worker(label, 0.05))
+    client = await mesh.start()
+    await steady(client, 100, 1)
+    await client.run(client.node.client(Worker).work())  # one has a fresher latency than the other
+    await asyncio.sleep(20.3)
+    burst = await asyncio.gather(*(client.run(client.node.client(Worker).work()) for _ in range(40)))
+    assert all(10 <= share <= 30 for share in Counter(burst).values()), Counter(burst)
+    assert len(Counter(burst)) == 2, Counter(burst)
+
+
 @zmesh.testing.simulated(seeds=range(2))
 async def test_calls_of_others_count_by_report(mesh: Mesh) -> None:
     """Another client keeps one node busy by a static address; ours learns it from the node's reports."""

@@ -189,7 +189,9 @@ async def test_a_typed_client_refuses_what_does_not_fit_before_anything_is_sent(
         shop.greet(nmae="World")  # type: ignore[call-arg]
     with pytest.raises(AttributeError, match="no attribute 'great'"):
         shop.great("World")  # type: ignore[attr-defined]
-    with pytest.raises(zmesh.InvalidArgument, match=r"Shop\.greet: argument 'name': expected `str`, got `int`") as caught:
+    with pytest.raises(
+        zmesh.InvalidArgument, match=r"Shop\.greet: argument 'name': expected `str`, got `int`"
+    ) as caught:
         shop.greet(5)  # type: ignore[arg-type]
     assert not caught.value.may_have_run
 
@@ -350,7 +352,7 @@ async def test_metadata_that_cannot_travel_back_fails_the_call_with_a_clear_erro
     _, shop = await shop_and_client(mesh)
     began = mesh.now
     for value in (5, None, [1]):
-        with pytest.raises(zmesh.Internal, match="malformed.*count"):
+        with pytest.raises(zmesh.Internal, match=r"malformed.*count"):
             await shop.bad_metadata(value)
     assert mesh.now - began < 1
 

@@ -53,9 +53,7 @@ class Cluster:
 
     async def start(self, *labels: str, client: dict[str, Any] | None = None, **options: Any) -> Cluster:
         for label in labels:
-            self.hosts[label] = await self.mesh.start(
-                Worker(label, self.ran, self.cancelled), name=label, **options
-            )
+            self.hosts[label] = await self.mesh.start(Worker(label, self.ran, self.cancelled), name=label, **options)
         self.client = await self.mesh.start(name="client", **(client or {}))
         self.worker = self.client.node.client(Worker)
         await self.client.run(self.worker.once("first"))
@@ -184,8 +182,10 @@ async def test_what_everybody_refuses_ends_by_its_deadline(mesh: Mesh) -> None:
     blocker = cluster.task(cluster.worker.once("blocker", 9))
     await asyncio.sleep(0.1)
     began = mesh.now
-    with pytest.raises(zmesh.DeadlineExceeded, match="was refused until its deadline, at last with RESOURCE_EXHAUSTED: "
-                                                     r"'a' runs 1 calls, its limit \(Config.max_calls\)") as caught:  # fmt: skip
+    with pytest.raises(
+        zmesh.DeadlineExceeded,
+        match=r"refused until its deadline, at last with RESOURCE_EXHAUSTED: 'a' runs 1 calls, its limit \(Config",
+    ) as caught:
         await cluster.client.run(cluster.worker.options(timeout=2).once("x"))
     assert 2 <= mesh.now - began < 2.01
     assert not caught.value.may_have_run
@@ -243,7 +243,8 @@ async def test_better_a_suspect_than_nobody(mesh: Mesh) -> None:
     await asyncio.sleep(0.6)
     late = [cluster.task(cluster.worker.once(f"late {n}")) for n in range(10)]
     await asyncio.sleep(0.1)
-    assert "suspect" in cluster.states().values()
+    assert cluster.states() == {"a": "suspect", "b": "suspect"}
+    assert sum(peer.load for peer in cluster.client.node.peers) == 20  # sent, and not waiting here
     assert set(await asyncio.gather(*tasks, *late)) <= {"a", "b"}
     assert len(cluster.ran) == 20
 
@@ -257,6 +258,15 @@ async def test_our_own_pause_is_nobodys_fault(mesh: Mesh) -> None:
     await asyncio.sleep(0.2)
     cluster.client.stall(3)
     assert set(await asyncio.gather(*tasks)) <= {"a", "b"}
+    await asyncio.sleep(1)
+
+    async def stand_still_behind_calls() -> list[str]:
+        tasks = [asyncio.create_task(cluster.worker.once(f"late {n}")) for n in range(10)]
+        await asyncio.sleep(0)
+        cluster.client.stall(0.6)  # short enough that nothing comes meanwhile, not even an idle heartbeat
+        return await asyncio.gather(*tasks)
+
+    assert set(await cluster.client.run(stand_still_behind_calls())) <= {"a", "b"}
     assert states == []
 
 
@@ -278,8 +288,11 @@ async def test_a_paused_process_is_dead_after_its_connection_and_comes_back(mesh
     cluster.hosts[label].resume()
     await asyncio.sleep(3)
     assert cluster.states() == {"a": "alive", "b": "alive"}
-    calls = (cluster.client.run(cluster.worker.once(str(n), 0.01)) for n in range(40))
-    assert set(await asyncio.gather(*calls)) == {"a", "b"}
+    answered: set[str] = set()
+    for _ in range(3):
+        calls = (cluster.client.run(cluster.worker.once(str(n), 0.01)) for n in range(40))
+        answered.update(await asyncio.gather(*calls))
+    assert answered == {"a", "b"}
 
 
 # -- leaving
@@ -432,7 +445,7 @@ async def test_two_nodes_of_one_name(mesh: Mesh) -> None:
 async def test_a_node_that_is_told_its_own_address(mesh: Mesh) -> None:
     ran: list[tuple[str, str]] = []
     host = await mesh.start(Worker("self", ran), listen="tcp://*:7001", peers=["tcp://127.0.0.1:7001"])
-    with pytest.raises(zmesh.Unavailable, match="no node offers 'Worker' after 5.0 s: saw no node"):
+    with pytest.raises(zmesh.Unavailable, match=r"no node offers 'Worker' after 5\.0 s: saw no node"):
         await host.node.client(Worker).once("x")
     assert host.node.peers == []
     client = await mesh.start(peers=[f"tcp://{host.address}:7001"])

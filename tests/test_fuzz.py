@@ -164,11 +164,21 @@ def test_a_link_survives_whatever_it_receives(
 
 def test_a_flood_of_one_kind_of_nonsense_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        for nonsense in ([m.UNSUPPORTED, 3], [99], [m.CALL, "one"], [m.REPLY, 1], None, [m.HEARTBEAT, 1, 2, [3]]):
+        array = cbor2.CBORTag(82, bytes(16))  # which is neither equal nor unequal to anything
+        kinds: list[Any] = [
+            [m.UNSUPPORTED, 3],
+            [99],
+            [m.CALL, "one"],
+            [m.REPLY, 1],
+            None,
+            [array, 2],
+            [m.REPLY, array, 0],
+        ]
+        for nonsense in kinds:
             caplog.clear()
             link, _ = open_link(FakeOwner())
             for _ in range(50):
-                link.received([frame_of(SERVER_TAG, *[nonsense] * 20)])  # type: ignore[list-item]
+                link.received([frame_of(SERVER_TAG, *[nonsense] * 20)])
             assert link.stage is Stage.OPEN
             assert len([record for record in caplog.records if record.levelno >= logging.INFO]) == 1, nonsense
 
@@ -294,15 +304,25 @@ async def attacked_node() -> AsyncIterator[tuple[zmesh.Node, Echo, Hostile, zmes
             await asyncio.to_thread(hostile.close)
 
 
+@contextlib.asynccontextmanager
+async def in_a_thread(function: Callable[[], None]) -> AsyncIterator[asyncio.Task[None]]:
+    """It has ended in any case, also where the test fails: its sockets may not be closed under it."""
+    task = asyncio.create_task(asyncio.to_thread(function))
+    try:
+        yield task
+    finally:
+        await asyncio.wait([task])
+    await task
+
+
 async def while_honest(client: zmesh.Node, attack: Callable[[], None]) -> int:
     """Attack, and call all the while; the number of calls that were answered, which is all of them."""
-    attacking = asyncio.create_task(asyncio.to_thread(attack))
     calls = 0
-    while not attacking.done() or not calls:
-        calls += 1
-        assert await client.client(Echo).options(timeout=10).echo(calls) == calls
-        await asyncio.wait([attacking], timeout=0.005)
-    await attacking
+    async with in_a_thread(attack) as attacking:
+        while not attacking.done() or not calls:
+            calls += 1
+            assert await client.client(Echo).options(timeout=10).echo(calls) == calls
+            await asyncio.wait([attacking], timeout=0.005)
     return calls
 
 
@@ -476,16 +496,15 @@ def test_a_client_outlives_a_hostile_server(caplog: pytest.LogCaptureFixture) ->
             caplog.clear()
             peers = [address, node.addresses[0]]
             async with zmesh.Node(mesh=hostile.mesh, peers=peers, discovery=None, config=config) as client:
-                attacking = asyncio.create_task(asyncio.to_thread(misbehave))
                 answered: Counter[str] = Counter()
-                while not attacking.done():
-                    try:
-                        answer = await client.client(Echo).options(timeout=5).echo("honest")
-                        answered["answered" if answer == "honest" else "nonsense"] += 1
-                    except zmesh.RpcError as error:
-                        answered[type(error).__name__] += 1
-                    await asyncio.wait([attacking], timeout=0.005)
-                await attacking
+                async with in_a_thread(misbehave) as attacking:
+                    while not attacking.done():
+                        try:
+                            answer = await client.client(Echo).options(timeout=5).echo("honest")
+                            answered["answered" if answer == "honest" else "nonsense"] += 1
+                        except zmesh.RpcError as error:
+                            answered[type(error).__name__] += 1
+                        await asyncio.wait([attacking], timeout=0.005)
                 assert await client.client(Echo).options(timeout=5).echo("honest") == "honest"
             assert welcomed == 30
             assert answered["answered"] > 0

@@ -135,7 +135,7 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_node_works_inside_async_with() -> None:
     async def main() -> None:
         node = zmesh.Node(Greeter(), **LOCAL)
-        for use in (lambda: node.client(Greeter), lambda: node.peers, lambda: node.problems):
+        for use in (lambda: node.client(Greeter), lambda: node.peers, lambda: node.problems, lambda: node.discovery):
             with pytest.raises(RuntimeError, match="a Node works inside `async with`"):
                 use()
         with pytest.raises(RuntimeError, match="inside `async with`"):
@@ -212,8 +212,8 @@ def test_a_cancelled_exit_still_closes() -> None:
                 with pytest.raises(asyncio.CancelledError):
                     await leaving
                 await server.__aexit__(None, None, None)
-                async with zmesh.Node(Greeter(), **{**LOCAL, "listen": address}):
-                    pass
+                with pytest.raises(zmesh.RpcError):
+                    await client.client(Greeter).options(timeout=0.2).hello()
 
     asyncio.run(asyncio.wait_for(main(), 10))
 
@@ -248,9 +248,11 @@ def test_nothing_is_left_on_the_loop() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         watched = len(loop._selector.get_map())  # type: ignore[attr-defined]
-        async with zmesh.Node(Greeter(), **LOCAL) as server:
-            async with zmesh.Node(peers=[*server.addresses, "tcp://127.0.0.1:1"], **LOCAL) as client:
-                assert await client.client(Greeter).hello() == "hello"
+        async with (
+            zmesh.Node(Greeter(), **LOCAL) as server,
+            zmesh.Node(peers=[*server.addresses, "tcp://127.0.0.1:1"], **LOCAL) as client,
+        ):
+            assert await client.client(Greeter).hello() == "hello"
         assert len(loop._selector.get_map()) == watched  # type: ignore[attr-defined]
         await asyncio.sleep(0)
         assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
@@ -282,7 +284,9 @@ def test_a_forked_child_gets_a_clear_error(use: str) -> None:
             if child == 0:
                 try:
                     signal.alarm(8)
-                    os.write(writing, asyncio.new_event_loop().run_until_complete(in_child(node, typed, named)).encode())
+                    os.write(
+                        writing, asyncio.new_event_loop().run_until_complete(in_child(node, typed, named)).encode()
+                    )
                 except BaseException as error:
                     os.write(writing, f"outside: {type(error).__name__}: {error}".encode())
                 finally:
@@ -290,7 +294,7 @@ def test_a_forked_child_gets_a_clear_error(use: str) -> None:
             os.close(writing)
             answer = await asyncio.to_thread(os.read, reading, 10_000)
             os.close(reading)
-            os.waitpid(child, 0)
+            await asyncio.to_thread(os.waitpid, child, 0)
             assert await typed.hello() == "hello"  # and the parent goes on
             return answer.decode()
 

@@ -7,9 +7,11 @@ the rules themselves are tables and functions of `_core` (`call`, `retry`, `bala
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakSet
 
 from ._call import NO_METADATA, Call
 from ._core import messages as m
@@ -26,6 +28,7 @@ from .errors import (
     Cancelled,
     Code,
     DeadlineExceeded,
+    FailedPrecondition,
     InvalidArgument,
     MaybeExecuted,
     RpcError,
@@ -137,7 +140,8 @@ class Client:
         self._random = random
         self._parked: dict[Outgoing, None] = {}  # calls that wait for a peer
         self._resume_handle: asyncio.Handle | None = None
-        self.closed: str | None = None
+        self.closed: RpcError | None = None
+        _CLIENTS.add(self)
 
     # -- one call
 
@@ -187,7 +191,7 @@ class Client:
 
     def _begin(self, call: Outgoing, timeout: float | None) -> None:
         if self.closed is not None:
-            raise Unavailable(self.closed, may_have_run=False)
+            raise type(self.closed)(self.closed.message, may_have_run=False)
         loop = self._loop
         now = loop.time()
         deadline = now + (self._config.timeout if timeout is None else timeout)
@@ -211,12 +215,22 @@ class Client:
             if link is None or not link.usable or (call.avoid and member.id in call.avoid):
                 usable = [c for c in candidates if c.link is not None and c.link.usable and c.id not in call.avoid]
                 if not usable:
-                    self._park(call)
+                    if self._hopeless(call, candidates):
+                        self._settle(call, call.refusal)  # type: ignore[arg-type]
+                    else:
+                        self._park(call)
                     return
                 member = usable[self._policy.choose(usable, call.path) if len(usable) > 1 else 0]
             self._attempt(call, member, now)
         else:
             self._park(call)
+
+    def _hopeless(self, call: Outgoing, candidates: list[Member[Link]]) -> bool:
+        """Whether everybody who offers the service has said that it lacks the method: waiting changes nothing."""
+        refusal = call.refusal
+        if refusal is None or refusal.code is not Code.UNIMPLEMENTED:
+            return False
+        return all(member.id in call.avoid for member in candidates)
 
     def _attempt(self, call: Outgoing, member: Member[Link], now: float) -> None:
         left = call.deadline - now
@@ -324,7 +338,10 @@ class Client:
     def replied(self, link: Link, attempt: Attempt, message: Message) -> None:
         """A REPLY or ERROR came for an attempt."""
         call, member = attempt.call, attempt.member
-        call.attempts.remove(attempt)
+        try:
+            call.attempts.remove(attempt)
+        except ValueError:  # given up while its answer was on its way through here
+            return
         member.in_flight -= 1
         if message[0] == m.REPLY:
             now = self._loop.time()
@@ -358,7 +375,8 @@ class Client:
         if call.future.done():
             return
         if self.closed is not None:
-            self._settle(call, Cancelled(self.closed, may_have_run=call.may_have_run or verdict is Verdict.UNKNOWN))
+            ran = call.may_have_run or verdict is Verdict.UNKNOWN
+            self._settle(call, Cancelled(self.closed.message, may_have_run=ran))
             return
         call.avoid.append(attempt.member.id)
         if verdict is Verdict.UNKNOWN:
@@ -407,11 +425,24 @@ class Client:
 
     def close(self, reason: str) -> None:
         """Fail every call that is open."""
-        self.closed = reason
+        self.closed = Unavailable(reason, may_have_run=False)
         parked, self._parked = self._parked, {}
         for call in parked:
             kind = Cancelled if call.may_have_run else Unavailable
             self._settle(call, kind(reason, may_have_run=call.may_have_run))
+
+
+_CLIENTS: WeakSet[Client] = WeakSet()
+
+
+def _in_forked_child() -> None:
+    text = "this Node was made in the parent process and does not work in a forked child: make one in the child"
+    for client in _CLIENTS:
+        client.closed = FailedPrecondition(text, may_have_run=False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_child)
 
 
 class _Patience:

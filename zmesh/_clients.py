@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from . import _introspection
 from ._call import Call
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from .node import Node
 
 __all__ = ["DynamicClient", "Options", "TypedCaller"]
+
+
+_RELEASES: Final = 8  # of one service at one time that are asked for a method, before it is taken for a typo
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +92,13 @@ class DynamicClient:
 
     async def describe(self) -> dict[str, Any]:
         """The service's methods, arguments and docstrings, from a node that offers it."""
-        return (await self._node._description(self._service, self._options.timeout)).raw
+        return (await self._node._describe_service(self._service, self._options.timeout)).raw
 
     def __getattr__(self, name: str) -> Callable[..., Call[Any]]:
         if name.startswith("_"):
             raise AttributeError(name)
-        known = self._node._descriptions.get(self._service)
-        if known is not None:
+        known, unknown = self._node._described(self._service)
+        if known and not unknown:
             self._check(known, name)
 
         def call(*args: object, **kwargs: object) -> Call[Any]:
@@ -105,19 +108,29 @@ class DynamicClient:
 
         return call
 
-    def _check(self, known: _introspection.Description, name: str) -> tuple[str, bool]:
-        method = known.methods.get(name)
-        if method is None:
-            names = ", ".join(known.methods)
-            raise AttributeError(f"service {self._service!r} has no method {name!r}; it has {names}")
-        return method
+    def _check(self, known: list[_introspection.Description], name: str) -> tuple[str, bool]:
+        for description in known:
+            if name in description.methods:
+                return description.methods[name]
+        names = ", ".join(dict.fromkeys(name for description in known for name in description.methods))
+        raise AttributeError(f"service {self._service!r} has no method {name!r}; it has {names}")
+
+    async def _method(self, name: str, deadline: float) -> tuple[str, bool]:
+        """Kind and idempotence of a method, asking those who offer the service until one has it."""
+        loop = asyncio.get_running_loop()
+        for _ in range(_RELEASES):
+            known, unknown = self._node._described(self._service)
+            if known and (not unknown or any(name in each.methods for each in known)):
+                break
+            await self._node._describe_service(self._service, deadline - loop.time())
+        return self._check(self._node._described(self._service)[0], name)
 
     async def _perform(self, handle: Call[Any], name: str, arguments: object) -> object:
         node, options, loop = self._node, self._options, asyncio.get_running_loop()
         node._running().client.want(self._service)
         timeout = node._config.timeout if options.timeout is None else options.timeout
         deadline = loop.time() + timeout
-        kind, idempotent = self._check(await node._description(self._service, timeout), name)
+        kind, idempotent = await self._method(name, deadline)
         path = f"{self._service}.{name}"
         if kind != "unary":
             raise NotImplementedError(f"{path} streams, which this version does not carry over the network")

@@ -30,6 +30,7 @@ __all__ = ["Link", "LinkOwner", "Stage"]
 
 _log = logging.getLogger("zmesh.link")
 
+_ORDINARY: Final = (Code.UNAVAILABLE, Code.NOT_FOUND, Code.ALREADY_EXISTS)  # rejections that mean no harm
 _GREETING: Final = 64 * 1024  # bytes of an envelope before HELLO: a stranger does not make us decode more
 
 
@@ -308,7 +309,7 @@ class Link:
         elif kind == m.GOODBYE:
             self._goodbye(message)
         elif kind == m.UNSUPPORTED:
-            _log.warning("%s does not know message kind %s of ours", self.label, message[1])
+            self._complain(f"does not know message kind {message[1]} of ours")
         else:
             self._complain(f"sent message kind {kind}, which this version does not know")
             self.post([m.UNSUPPORTED, kind])
@@ -437,8 +438,8 @@ class Link:
         if not (isinstance(message, list) and len(message) > 1):
             return
         kind, number = message[0], message[1]
-        if type(number) is not int or not 0 <= number <= LIMIT:
-            return
+        if type(kind) is not int or type(number) is not int or not 0 <= number <= LIMIT:
+            return  # not even comparable: a numpy array stands where the kind should
         if kind == m.CALL and not self._said_goodbye:
             self.fail(number, Code.INVALID_ARGUMENT, f"malformed CALL: {why}"[:500], ran=False)
         elif kind in (m.REPLY, m.ERROR) and number in self.pending:
@@ -455,7 +456,8 @@ class Link:
         self._reject(Code.INVALID_ARGUMENT, f"not the zmesh protocol: {why}")
 
     def _reject(self, code: int, text: str) -> None:
-        _log.warning("refused the link with %s: %s", self.label, text)
+        level = logging.INFO if code in _ORDINARY else logging.WARNING
+        _log.log(level, "refused the link with %s: %s", self.label, text)
         self.post([m.REJECT, code, text[:500]])
         self._outbox.flush()
         if self.dialed:

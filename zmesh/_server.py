@@ -89,6 +89,14 @@ class Running:
         self.server.expired(self)
 
 
+def _text_of(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}" if str(error) else name
+    except Exception:  # its own __str__ fails
+        return name
+
+
 def _first_step(running: Running, coroutine: Coroutine[Any, Any, Any]) -> Any:
     current.set(running)
     return coroutine.send(None)
@@ -139,6 +147,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.node = node
         self._config = config
+        self._context = contextvars.copy_context()  # what services set when they were entered, handlers see
         self._name = name
         self._executor = executor
         self._deadlines = deadlines
@@ -223,6 +232,8 @@ class Server:
     def report(self, link: Link) -> Message:
         """Our load, for one peer."""
         latency, wait = self._latency.value, self._queue_wait.value
+        if self.loop.time() - self._latency.when > _LATENCY_MEMORY:  # how long calls took then says nothing of now
+            latency = None
         return [
             self.in_flight,
             len(link.running),
@@ -261,7 +272,7 @@ class Server:
             if not waiting.done():
                 waiting.set_result(None)
                 return
-        task = self.loop.create_task(self._work())
+        task = self.loop.create_task(self._work(), context=self._context.copy())
         self._workers[task] = None
         task.add_done_callback(self._workers.pop)
 
@@ -275,27 +286,29 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         slice_ends = loop.time() + _SLICE
-        while True:
-            self._waking = False
-            while queue:
-                running = queue.popleft()
-                if running.over:  # cancelled before it began
-                    continue
-                running.task = task
-                await self._run(running)
-                if task.cancelling():
-                    if queue and not self._waking:
-                        self._wake()
+        try:
+            while True:
+                self._waking = False
+                while queue:
+                    running = queue.popleft()
+                    if running.over:  # cancelled before it began
+                        continue
+                    running.task = task
+                    await self._run(running)
+                    if task.cancelling():
+                        return
+                    if loop.time() > slice_ends:  # heartbeats and timers have their turn
+                        await asyncio.sleep(0)
+                        slice_ends = loop.time() + _SLICE
+                if len(self._idle) >= _IDLE_WORKERS:
                     return
-                if loop.time() > slice_ends:  # heartbeats and timers have their turn
-                    await asyncio.sleep(0)
-                    slice_ends = loop.time() + _SLICE
-            if len(self._idle) >= _IDLE_WORKERS:
-                return
-            waiting = loop.create_future()
-            self._idle.append(waiting)
-            await waiting
-            slice_ends = loop.time() + _SLICE
+                waiting = loop.create_future()
+                self._idle.append(waiting)
+                await waiting
+                slice_ends = loop.time() + _SLICE
+        finally:
+            if queue and not self._waking:  # whatever ended this worker, the calls behind go on
+                self._wake()
 
     # -- one call
 
@@ -320,7 +333,7 @@ class Server:
             else:
                 coroutine = self._in_thread(running, args, kwargs)
             # Workers serve many calls: each runs in a context of its own, so that no variable leaks to the next.
-            context = contextvars.copy_context()
+            context = self._context.copy()
             try:
                 awaited = context.run(_first_step, running, coroutine)
             except StopIteration as finished:
@@ -339,13 +352,13 @@ class Server:
                 text = f"{schema.path} was cancelled at {self._name!r}"
                 self._fail(running, Code.CANCELLED, text, None)
         except RpcError as error:
-            fields: dict[str, object] = {"details": dict(error.details)} if error.details else {}
-            self._fail(running, error.code, error.message, fields or None)
+            self._fail(running, error.code, error.message, {"details": dict(error.details)} if error.details else None)
         except Exception as error:
-            self._fail(running, Code.INTERNAL, f"{type(error).__name__}: {error}", self._remote(error, schema))
-        except BaseException as error:  # SystemExit, KeyboardInterrupt: the caller is told, the process goes its way
-            self._fail(running, Code.INTERNAL, f"{type(error).__name__}: {error}", None)
-            raise
+            self._fail(running, Code.INTERNAL, _text_of(error), self._remote(error, schema))
+        except BaseException as error:  # the caller is told, whatever it is
+            self._fail(running, Code.INTERNAL, _text_of(error), None)
+            if isinstance(error, (SystemExit, KeyboardInterrupt, GeneratorExit)):  # and the process goes its way
+                raise
         finally:
             self._over(running)
 
@@ -395,6 +408,7 @@ class Server:
 
     def _fail(self, running: Running, code: int, text: str, fields: dict[str, object] | None) -> None:
         if not running.answered:
+            text = text.encode(errors="replace").decode()  # a lone surrogate has no form on the wire
             running.link.fail(running.number, code, text, ran=running.started, fields=fields)
             self._answer(running)
 

@@ -86,6 +86,9 @@ class RpcError(Exception):
         remote_type: str | None = None,
         remote_traceback: str | None = None,
     ) -> None:
+        message = str(message)
+        if details is not None and not isinstance(details, Mapping):
+            raise TypeError(f"details is a mapping, got {type(details).__name__}")
         super().__init__(message)
         self.message = message
         self.details: Mapping[str, object] = _NO_DETAILS if details is None else details

@@ -128,14 +128,15 @@ class Node:
         self._sources: list[Discovery] = []
         self._exits = contextlib.AsyncExitStack()
         self._addresses: tuple[str, ...] = ()
-        self._descriptions: dict[str, _introspection.Description] = {}
+        self._descriptions: dict[str, _introspection.Description] = {}  # by digest
         self._pid = os.getpid()
-        self._closing: asyncio.Task[None] | None = None
+        self._drained = False
+        self._closed = False
 
     # -- life
 
     async def __aenter__(self) -> Self:
-        if self._hub is not None or self._closing is not None:
+        if self._hub is not None or self._closed:
             raise RuntimeError("a Node is entered once; make another one")
         try:
             await self._start()
@@ -147,9 +148,12 @@ class Node:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self._close())
-        await asyncio.shield(self._closing)
+        if kind is GeneratorExit:  # nobody drives this coroutine any more: nothing can be awaited
+            if self._hub is not None:
+                self._hub.close()
+        elif not self._closed:
+            self._closed = True
+            await self._close()  # in the task that entered: what services hold (cancel scopes, tokens) wants that
 
     async def serve_forever(self) -> None:
         """Serve until SIGTERM or Ctrl-C, then return, so that the `async with` drains and leaves.
@@ -175,7 +179,12 @@ class Node:
         """Leave the mesh as a server: take no new calls, finish those in flight, let every caller go. Bounded by
         `Config.drain_grace`. Leaving the `async with` does this by itself."""
         hub = self._running()
-        await asyncio.gather(*(source.withdraw() for source in self._sources), hub.drain(self._config.drain_grace))
+        if self._drained:
+            return
+        self._drained = True
+        withdrawing = asyncio.gather(*(source.withdraw() for source in self._sources))
+        await hub.drain(self._config.drain_grace)
+        await withdrawing
 
     # -- calling
 
@@ -203,9 +212,12 @@ class Node:
         """Every other node that was seen, by name. What a node serves is known once it was met: see `discover`."""
         return sorted((_peer(member) for member in self._running().members), key=lambda peer: (peer.name, peer.id))
 
-    async def discover(self, settle: float = 0.5, timeout: float = 5.0) -> list[Peer]:
-        """Meet every node of the mesh, whatever it serves: returns when nobody new came for `settle` seconds, or
-        after `timeout`; with the peers as they are then. From now on links are kept to all of them."""
+    async def discover(self, settle: float = 0.5, timeout: float = 5.0, expect: int = 0) -> list[Peer]:
+        """Meet every node of the mesh, whatever it serves, and return the peers.
+
+        Returns as soon as `expect` were met, where that is given, else when nobody new came for `settle` seconds; after
+        `timeout` seconds in any case. From now on links are kept to all of them.
+        """
         hub = self._running()
         hub.dialer.want_everybody()
         loop = asyncio.get_running_loop()
@@ -214,7 +226,9 @@ class Node:
             met = sum(1 for member in hub.members if member.hello is not None)
             if met != seen:
                 seen, quiet_since = met, loop.time()
-            elif hub.dialer.settled() and loop.time() - quiet_since >= settle:
+            if expect and met >= expect:
+                break
+            if not expect and hub.dialer.settled() and loop.time() - quiet_since >= settle:
                 break
             await asyncio.sleep(0.02)
         return self.peers
@@ -292,10 +306,18 @@ class Node:
             transport.close()
             raise
         self._hub = hub
+        try:
+            await self._look_around(hub)
+        except BaseException:
+            hub.close()
+            raise
+
+    async def _look_around(self, hub: Hub) -> None:
+        """Start the sources of discovery; tell them about this node."""
         if self._peers:
             self._sources.append(StaticPeers(self._peers))
         if self._use_mdns:
-            self._sources.append(platform.mdns(self._interfaces))
+            self._sources.append(self._platform.mdns(self._interfaces))
         for source in self._sources:
             await source.start(self._found, hub.dialer.lost)
         if self._services:
@@ -377,7 +399,8 @@ class Node:
         offered = sorted({offer.name for member in members if member.hello for offer in member.hello.services})
         seen = "saw no node"
         if members:
-            seen = f"saw {len(members)} nodes ({names}), offering {', '.join(offered) or 'nothing'}"
+            count = "1 node" if len(members) == 1 else f"{len(members)} nodes"
+            seen = f"saw {count} ({names}), offering {', '.join(offered) or 'nothing'}"
         others = [o.version for m in members if m.hello for o in m.hello.services if o.name == service]
         if others:
             seen += f"; {service!r} is there in version {', '.join(sorted(set(others)))}"
@@ -399,16 +422,31 @@ class Node:
             finally:
                 await self._exits.aclose()
 
-    async def _description(self, service: str, timeout: float | None) -> _introspection.Description:
-        """What a by-name client must know of a service, from a node that offers it."""
-        known = self._descriptions.get(service)
-        if known is None:
-            client = self._running().client
-            path = f"{_introspection.BUILT_IN}.describe"
-            call = Outgoing(client, service, None, path, True, {"service": service}, False, None)
-            message, _ = await client.perform(call, timeout)
-            known = self._descriptions[service] = _introspection.parse(message[2])
-        return known
+    def _described(self, service: str) -> tuple[list[_introspection.Description], list[Member[Link]]]:
+        """What is known of a service from those who offer it now, and of whom it is not known yet."""
+        known: dict[str, _introspection.Description] = {}
+        unknown: list[Member[Link]] = []
+        for member in self._running().members.offering(service):
+            for offer in member.hello.services if member.hello is not None else ():
+                if offer.name == service and offer.digest in self._descriptions:
+                    known[offer.digest] = self._descriptions[offer.digest]
+                elif offer.name == service:
+                    unknown.append(member)
+        return list(known.values()), unknown
+
+    async def _describe_service(self, service: str, timeout: float | None) -> _introspection.Description:
+        """A description of a service, from a node whose digest is not known yet, if there is one."""
+        client = self._running().client
+        path = f"{_introspection.BUILT_IN}.describe"
+        call = Outgoing(client, service, None, path, True, {"service": service}, False, None)
+        _, unknown = self._described(service)
+        call.avoid = [m.id for m in self._running().members.offering(service) if unknown and m not in unknown]
+        message, link = await client.perform(call, timeout)
+        description = _introspection.parse(message[2])
+        for offer in link.remote.services if link.remote is not None else ():
+            if offer.name == service:
+                self._descriptions[offer.digest] = description
+        return description
 
 
 def _peer(member: Member[Link]) -> Peer:

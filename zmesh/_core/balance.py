@@ -69,14 +69,16 @@ class LeastLoaded:
 
 
 class RoundRobin:
-    """One after the other, whatever their load."""
+    """One after the other, for each method, whatever their load."""
 
     def __init__(self, random: random.Random) -> None:
-        self._next = random.randrange(1 << 16)
+        self._random = random
+        self._next: dict[str, int] = {}
 
     def choose(self, candidates: Sequence[Candidate], method: str) -> int:
-        self._next += 1
-        return self._next % len(candidates)
+        turn = self._next.get(method)
+        self._next[method] = turn = self._random.randrange(1 << 16) if turn is None else turn + 1
+        return turn % len(candidates)
 
 
 class Random:

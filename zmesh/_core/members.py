@@ -70,8 +70,7 @@ class Member(Generic[LinkT]):
         """Take in a load report: [in flight, yours, latency us, queue wait us, admission, state]."""
         in_flight, yours, latency = report[0], report[1], report[2]
         self.others = max(0, in_flight - yours)  # type: ignore[operator]
-        if latency is not None:
-            self._reported = latency / 1e6  # type: ignore[operator]
+        self._reported = None if latency is None else latency / 1e6  # type: ignore[operator]
 
     def latency(self, method: str) -> float | None:
         """Seconds that a call of `method` takes: what we saw, else what the peer reports of all its calls."""

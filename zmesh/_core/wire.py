@@ -42,6 +42,7 @@ MAX_MESSAGES: Final = 1024  # in one envelope
 MAX_FRAMES: Final = 256  # behind one envelope
 
 _SCALARS: Final = frozenset((str, int, float, bool, type(None)))
+_CONTAINERS: Final = frozenset((dict, list, tuple))
 
 
 def encode(to: int, clock: int, messages: list[Message]) -> bytes:
@@ -98,7 +99,7 @@ def externalize(value: object, frames: list[Frame], inline_limit: int, depth: in
         return value
     if kind is bytes:
         return _binary(value, frames, inline_limit)  # type: ignore[arg-type]
-    if depth == 0:
+    if depth == 0 and kind in _CONTAINERS:
         raise ValueError(f"a value is nested deeper than {MAX_DEPTH} containers")
     if kind is dict:
         if _SCALARS.issuperset(map(type, value.values())):  # type: ignore[attr-defined]
@@ -146,13 +147,13 @@ def _array(array: numpy.ndarray[Any, Any], frames: list[Frame], inline_limit: in
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     dtype = array.dtype.str
-    leaf = _binary(array.reshape(-1).view(numpy.uint8).data, frames, inline_limit) if array.size else b""
     tag = _TYPED_ARRAYS.get(dtype)
+    if tag is None and not _OTHER_DTYPE.fullmatch(dtype):
+        raise TypeError(f"an array of {array.dtype} has no form on the wire; send a list, or bytes of your own format")
+    leaf = _binary(array.reshape(-1).view(numpy.uint8).data, frames, inline_limit) if array.size else b""
     if tag is not None:
         return cbor2.CBORTag(MULTI_DIMENSIONAL, [list(array.shape), cbor2.CBORTag(tag, leaf)])
-    if _OTHER_DTYPE.fullmatch(dtype):
-        return cbor2.CBORTag(OTHER_ARRAY, [dtype, list(array.shape), leaf])
-    raise TypeError(f"an array of {array.dtype} has no form on the wire; send a list, or bytes of your own format")
+    return cbor2.CBORTag(OTHER_ARRAY, [dtype, list(array.shape), leaf])
 
 
 def _refuse(encoder: object, value: object) -> None:
