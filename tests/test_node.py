@@ -185,6 +185,37 @@ async def test_a_drained_node_leaves_at_once_though_a_caller_never_let_go(mesh: 
     assert mesh.now - began < 4
 
 
+@pytest.mark.parametrize("first", ["under way", "cancelled"])
+@zmesh.testing.simulated()
+async def test_leaving_waits_for_a_drain_that_is_under_way(mesh: Mesh, first: str) -> None:
+    server, client = await mesh.start(Greeter()), await mesh.start()
+    greeter = client.node.client(Greeter)
+    await client.run(greeter.hello())
+    call = asyncio.create_task(client.run(greeter.hello(1.0)))
+    await asyncio.sleep(0.2)
+    draining = asyncio.create_task(server.run(server.node.drain()))
+    await asyncio.sleep(0.2)
+    if first == "cancelled":
+        draining.cancel()
+        await asyncio.wait([draining])
+    await server.stop()
+    assert await call == "hello"
+
+
+@zmesh.testing.simulated()
+async def test_every_drain_waits_until_it_is_done(mesh: Mesh) -> None:
+    server, client = await mesh.start(Greeter()), await mesh.start()
+    greeter = client.node.client(Greeter)
+    await client.run(greeter.hello())
+    call = asyncio.create_task(client.run(greeter.hello(1.0)))
+    await asyncio.sleep(0.2)
+    first = asyncio.create_task(server.run(server.node.drain()))
+    await asyncio.sleep(0.2)
+    await server.run(server.node.drain())
+    assert call.done()
+    await first
+
+
 @zmesh.testing.simulated()
 async def test_a_drained_node_still_calls(mesh: Mesh) -> None:
     class Other(zmesh.Service):

@@ -62,7 +62,7 @@ def addresses_of(given: Iterable[str] | str | None, variable: str) -> tuple[str,
 
 def use_mdns(discovery: str | None) -> bool:
     if discovery == "env":
-        discovery = os.environ.get("ZMESH_DISCOVERY", "mdns")
+        discovery = os.environ.get("ZMESH_DISCOVERY") or "mdns"
         if discovery == "none":
             return False
     if discovery not in ("mdns", None):

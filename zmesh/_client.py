@@ -299,7 +299,7 @@ class Client:
             now = self._loop.time()
             known = attempt.member.latency(call.path)
             if known is None or now - attempt.started > known:
-                attempt.member.observe(call.path, now - attempt.started, now)
+                attempt.member.observe(call.path, attempt.started, now)
             attempt.link.cancel(attempt.number)
         call.attempts.clear()
 
@@ -345,7 +345,7 @@ class Client:
         member.in_flight -= 1
         if message[0] == m.REPLY:
             now = self._loop.time()
-            member.observe(call.path, now - attempt.started, now)
+            member.observe(call.path, attempt.started, now)
             if not call.future.done():
                 call.future.set_result((message, link))
             return

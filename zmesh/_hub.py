@@ -187,8 +187,8 @@ class Hub:
                 link.pardon(now)
         for link in links:
             link.tick(now)
+        self.members.forget_stale(now)
         for member in self.members:
-            member.forget_stale(now)
             if member.link is not None:
                 member.round_trip = member.link.round_trip
         self._schedule_tick()

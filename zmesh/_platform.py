@@ -57,14 +57,15 @@ class ThreadExecutor:
     def __init__(self, threads: int) -> None:
         self._most = threads
         self._threads = 0
-        self._idle = 0
+        self._under_way = 0  # counted on the loop's side, so that no call ever waits for a thread that is not idle
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
 
     def submit(self, function: Callable[[], object]) -> asyncio.Future[object]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.create_future()
+        self._under_way += 1
         self._work.put((function, future, loop))
-        if self._work.qsize() > self._idle and self._threads < self._most:
+        if self._under_way > self._threads and self._threads < self._most:
             self._threads += 1
             threading.Thread(target=self._serve, name=f"zmesh-{self._threads}", daemon=True).start()
         return future
@@ -74,12 +75,7 @@ class ThreadExecutor:
             self._work.put(None)
 
     def _serve(self) -> None:
-        while True:
-            self._idle += 1  # a hint only: a wrong one starts a thread too many, below the bound
-            work = self._work.get()
-            self._idle -= 1
-            if work is None:
-                return
+        while (work := self._work.get()) is not None:
             function, future, loop = work
             result: object = None
             failure: BaseException | None = None
@@ -88,22 +84,22 @@ class ThreadExecutor:
             except BaseException as error:  # the handler's, whatever it is: it belongs to the caller
                 failure = error
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for this any more
-                loop.call_soon_threadsafe(_settle, future, result, failure)
+                loop.call_soon_threadsafe(self._returned, future, result, failure)
             del work, function, future, result, failure
+
+    def _returned(self, future: asyncio.Future[object], result: object, failure: BaseException | None) -> None:
+        self._under_way -= 1
+        if future.done():
+            return
+        if failure is None:
+            future.set_result(result)
+        elif isinstance(failure, StopIteration):  # a future refuses it
+            future.set_exception(RuntimeError("the handler raised StopIteration"))
+        else:
+            future.set_exception(failure)
 
 
 _Work = tuple[Callable[[], object], "asyncio.Future[object]", asyncio.AbstractEventLoop]
-
-
-def _settle(future: asyncio.Future[object], result: object, failure: BaseException | None) -> None:
-    if future.done():
-        return
-    if failure is None:
-        future.set_result(result)
-    elif isinstance(failure, StopIteration):  # a future refuses it
-        future.set_exception(RuntimeError("the handler raised StopIteration"))
-    else:
-        future.set_exception(failure)
 
 
 @functools.cache

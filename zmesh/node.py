@@ -111,7 +111,7 @@ class Node:
         self._services = [(schema_of_instance(service), service) for service in services]
         refuse_duplicates([schema.name for schema, _ in self._services])
         self._name = default_name() if name is None else check_name(name)
-        self._mesh = check_mesh(mesh if mesh is not None else os.environ.get("ZMESH_MESH", "default"))
+        self._mesh = check_mesh(mesh if mesh is not None else os.environ.get("ZMESH_MESH") or "default")
         self._listen = addresses_of(listen, "ZMESH_LISTEN") or ("tcp://*:0",)
         self._peers = addresses_of(peers, "ZMESH_PEERS")
         self._use_mdns = use_mdns(discovery)
@@ -130,7 +130,7 @@ class Node:
         self._addresses: tuple[str, ...] = ()
         self._descriptions: dict[str, _introspection.Description] = {}  # by digest
         self._pid = os.getpid()
-        self._drained = False
+        self._draining: asyncio.Task[None] | None = None
         self._closed = False
 
     # -- life
@@ -179,9 +179,11 @@ class Node:
         """Leave the mesh as a server: take no new calls, finish those in flight, let every caller go. Bounded by
         `Config.drain_grace`. Leaving the `async with` does this by itself."""
         hub = self._running()
-        if self._drained:
-            return
-        self._drained = True
+        if self._draining is None:  # its own task: who comes second, or gives up waiting, does not cut it short
+            self._draining = asyncio.get_running_loop().create_task(self._drain(hub))
+        await asyncio.shield(self._draining)
+
+    async def _drain(self, hub: Hub) -> None:
         withdrawing = asyncio.gather(*(source.withdraw() for source in self._sources))
         await hub.drain(self._config.drain_grace)
         await withdrawing
@@ -310,6 +312,8 @@ class Node:
             await self._look_around(hub)
         except BaseException:
             hub.close()
+            self._hub = None
+            await asyncio.gather(*(source.close() for source in self._sources), return_exceptions=True)
             raise
 
     async def _look_around(self, hub: Hub) -> None:
@@ -416,6 +420,8 @@ class Node:
         try:
             await self.drain()
         finally:
+            if self._draining is not None:  # still under way only where leaving itself was cancelled
+                self._draining.cancel()
             try:
                 hub.close()
                 await asyncio.gather(*(source.close() for source in self._sources), return_exceptions=True)

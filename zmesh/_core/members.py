@@ -53,18 +53,18 @@ class Member(Generic[LinkT]):
         self._latencies: dict[str, Average] = {}
         self._reported: float | None = None
 
-    def observe(self, method: str, latency: float, now: float) -> None:
-        """Take in how long a call of `method` took, in seconds.
+    def observe(self, method: str, started: float, now: float) -> None:
+        """Take in that a call of `method` took from `started` until now.
 
         A call that began before the peer's last change of state tells how it was then: a node that stood still for
         three seconds is not slow afterwards.
         """
-        if now - latency < self.since:
+        if started < self.since:
             return
         average = self._latencies.get(method)
         if average is None:
             average = self._latencies[method] = Average(_LATENCY_MEMORY)
-        average.add(latency, now)
+        average.add(now - started, now)
 
     def report(self, report: Message) -> None:
         """Take in a load report: [in flight, yours, latency us, queue wait us, admission, state]."""
@@ -77,14 +77,18 @@ class Member(Generic[LinkT]):
         known = self._latencies.get(method)
         return self._reported if known is None else known.value
 
-    def forget_stale(self, now: float) -> None:
-        """Halve each latency that had no sample for a while: only a call can show that a slow peer has recovered."""
+    def forget_stale(self, now: float, best: dict[str, float]) -> None:
+        """Halve each latency that had no sample for a while: only a call can show that a slow peer has recovered.
+
+        best: the least latency of each method among all peers. None falls below it: who was not called for a while
+        is worth a try, not worth every call of the next burst.
+        """
         if self.in_flight:
             return
-        for average in self._latencies.values():
+        for method, average in self._latencies.items():
             lasting = _STALE if average.samples >= _PROVEN else _STALE_UNPROVEN
             if now - average.when >= lasting and average.value is not None:
-                average.value, average.when = average.value / 2.0, now
+                average.value, average.when = max(average.value / 2.0, best.get(method, 0.0)), now
 
 
 class Members(Generic[LinkT]):
@@ -111,6 +115,16 @@ class Members(Generic[LinkT]):
         if member is None:
             member = self._peers[id] = Member(id, name, addresses, now)
         return member
+
+    def forget_stale(self, now: float) -> None:
+        """Let latencies that were not measured for a while fade: called some times per second."""
+        best: dict[str, float] = {}
+        for member in self._peers.values():
+            for method, average in member._latencies.items():
+                if average.value is not None and average.value < best.get(method, float("inf")):
+                    best[method] = average.value
+        for member in self._peers.values():
+            member.forget_stale(now, best)
 
     def remove(self, member: Member[LinkT]) -> None:
         """Forget a peer for good."""
