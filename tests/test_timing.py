@@ -28,7 +28,7 @@ def test_items_come_due_never_early_and_at_most_a_bucket_late() -> None:
     rng = random.Random(5)
     deadlines: Deadlines[int] = Deadlines(lambda: None)
     when = {item: rng.uniform(1000, 1010) for item in range(2000)}
-    slots = {item: deadlines.add(time, item) for item, time in when.items()}
+    slots = {item: deadlines.add(time, item, 1000.0) for item, time in when.items()}
     removed = set(rng.sample(sorted(when), 500))
     for item in removed:
         slots[item].pop(item)
@@ -47,7 +47,7 @@ def test_a_timer_set_for_next_finds_something_due_each_time() -> None:
     rng = random.Random(6)
     deadlines: Deadlines[int] = Deadlines(lambda: None)
     for item in range(300):
-        deadlines.add(rng.uniform(0, 5), item)
+        deadlines.add(rng.uniform(0, 5), item, 4.0)
     found = 0
     while (now := deadlines.next()) is not None:
         due = deadlines.due(now)
@@ -59,7 +59,7 @@ def test_a_timer_set_for_next_finds_something_due_each_time() -> None:
 def test_the_order_is_that_of_time_then_of_adding() -> None:
     deadlines: Deadlines[str] = Deadlines(lambda: None)
     for when, item in ((3.0, "late"), (1.0, "first"), (1.0, "second"), (2.0, "middle"), (1.0, "third")):
-        deadlines.add(when, item)
+        deadlines.add(when, item, when)
     assert deadlines.due(10.0) == ["first", "second", "third", "middle", "late"]
     assert deadlines.due(10.0) == []
 
@@ -68,30 +68,30 @@ def test_it_arms_once_a_bucket() -> None:
     armed = Armed()
     deadlines: Deadlines[int] = Deadlines(armed)
     for item in range(1000):
-        deadlines.add(7.0, item)
+        deadlines.add(7.0, item, 6.0)
     assert armed.times == 1
-    deadlines.add(6.0, 1000)
+    deadlines.add(6.0, 1000, 6.0)
     assert armed.times == 2
     assert deadlines.next() == 6.0 + BUCKET
 
 
 def test_empty_buckets_are_forgotten() -> None:
     deadlines: Deadlines[int] = Deadlines(lambda: None)
-    slots = [deadlines.add(number / 10, number) for number in range(100)]
+    slots = [deadlines.add(number / 10, number, number / 10) for number in range(100)]
     for number, slot in enumerate(slots[:99]):
         slot.pop(number)
     assert deadlines.next() == 9.9 * Deadlines.TICKS // 1 / Deadlines.TICKS + BUCKET
     slots[99].pop(99)
     assert deadlines.next() is None
-    assert not deadlines._buckets
+    assert not deadlines._near
     assert not deadlines._order
 
 
 def test_an_old_bucket_takes_nothing_out_of_a_new_one() -> None:
     deadlines: Deadlines[str] = Deadlines(lambda: None)
-    old = deadlines.add(1.0, "item")
+    old = deadlines.add(1.0, "item", 1.0)
     assert deadlines.due(2.0) == ["item"]
-    deadlines.add(1.0, "item")
+    deadlines.add(1.0, "item", 1.0)
     old.pop("item", None)
     assert deadlines.due(2.0) == ["item"]
 
@@ -99,16 +99,33 @@ def test_an_old_bucket_takes_nothing_out_of_a_new_one() -> None:
 def test_a_bucket_that_was_emptied_takes_items_again() -> None:
     armed = Armed()
     deadlines: Deadlines[str] = Deadlines(armed)
-    deadlines.add(1.0, "a").pop("a")
-    deadlines.add(1.0, "b")
+    deadlines.add(1.0, "a", 1.0).pop("a")
+    deadlines.add(1.0, "b", 1.0)
     assert deadlines.next() == 1.0 + BUCKET
     assert deadlines.due(1.0 + BUCKET) == ["b"]
-    deadlines.add(1.0, "c").pop("c")
+    deadlines.add(1.0, "c", 1.0).pop("c")
     assert deadlines.next() is None  # forgets the bucket
     before = armed.times
-    deadlines.add(1.0, "d")
+    deadlines.add(1.0, "d", 1.0)
     assert armed.times == before + 1
     assert deadlines.due(2.0) == ["d"]
+
+
+def test_what_is_far_comes_near_and_is_due_as_exactly() -> None:
+    armed = Armed()
+    deadlines: Deadlines[str] = Deadlines(armed)
+    far = deadlines.add(10.5, "far", 0.0)
+    deadlines.add(10.25, "sooner", 0.0)
+    assert armed.times == 1
+    assert deadlines.next() == 9.0
+    assert deadlines.due(9.0) == []
+    assert deadlines.next() == 10.25 + BUCKET
+    assert deadlines.due(10.25 + BUCKET) == ["sooner"]
+    far.pop("far", None)  # too late to be taken out: it had come near
+    assert deadlines.due(10.5 + BUCKET) == ["far"]
+    deadlines.add(20.0, "gone", 0.0).pop("gone")
+    assert deadlines.due(30.0) == []
+    assert deadlines.next() is None
 
 
 # -- expand

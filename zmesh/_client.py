@@ -100,7 +100,7 @@ class Outgoing(Call[Any]):
         self.may_hold_buffers = may_hold_buffers
         self.request_metadata = metadata
         self.deadline: float
-        self.bucket: dict[Callable[[], None], None]  # of the deadlines
+        self.bucket: dict[Callable[[], None], float]  # of the deadlines
         self.future: asyncio.Future[tuple[Message, Link]]
         self.attempts: list[Attempt] = []
         self.avoid: list[bytes] = []  # peers that refused it or were lost with it
@@ -198,7 +198,7 @@ class Client:
         inherited = inherited_deadline()
         call.deadline = deadline = deadline if inherited is None or deadline < inherited else inherited
         call.future = loop.create_future()
-        call.bucket = self._deadlines.add(deadline, call)
+        call.bucket = self._deadlines.add(deadline, call, now)
         self._start(call, now)
 
     def want(self, service: str) -> None:
@@ -266,7 +266,7 @@ class Client:
         if call.patience is None:
             call.patience = now + self._config.patience
             if call.patience < call.deadline:
-                self._deadlines.add(call.patience, _Patience(call))
+                self._deadlines.add(call.patience, _Patience(call), now)
 
     def _retry(self, call: Outgoing) -> None:
         """The back-off has passed: those who refused it are worth another try."""

@@ -31,6 +31,7 @@ __all__ = ["Link", "LinkOwner", "Stage"]
 _log = logging.getLogger("zmesh.link")
 
 _ORDINARY: Final = (Code.UNAVAILABLE, Code.NOT_FOUND, Code.ALREADY_EXISTS)  # rejections that mean no harm
+_REPORT_EVERY: Final = 0.005  # seconds: as fresh as balancing can use, and no cost to each of many small answers
 _GREETING: Final = 64 * 1024  # bytes of an envelope before HELLO: a stranger does not make us decode more
 
 
@@ -120,6 +121,7 @@ class Link:
         self._born = self._heard = self._busy_since = self._loop.time()
         self._pinged: tuple[int, float] = (0, 0.0)
         self._report_due = False
+        self._next_report = 0.0
         self._outbox = Outbox(self, self._loop, owner.config)
         self.post = self._outbox.post  # send a message with everything else that is ready in this turn of the loop
         self._complained = False  # about a bad message of the peer's: once per link is enough for the log
@@ -380,9 +382,10 @@ class Link:
 
     def report_due(self) -> Message | None:
         """A load report, if answers leave with this page."""
-        if not self._report_due:
+        if not self._report_due or self._loop.time() < self._next_report:
             return None
         self._report_due = False
+        self._next_report = self._loop.time() + _REPORT_EVERY
         report = self._owner.report(self)
         return None if report is None else [m.HEARTBEAT, None, None, report]
 

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from ._core.messages import LIMIT, Message
-from ._core.wire import encode, externalize, frames_of
+from ._core.wire import encode, externalize, frames_of, is_plain
 from ._transport import Frame, Sent
 from .config import Config
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outbox"]
 
-_PAGE_MESSAGES: Final = 64  # enough to share an envelope's costs, few enough that both ends work at the same time
+_PAGE_MESSAGES: Final = 32  # enough to share an envelope's costs, few enough that both ends work at the same time
 _PAGE_FRAMES: Final = 64  # large values behind it
 _RETRY_FULL: Final = 0.005  # seconds until a full queue is tried again
 
@@ -53,6 +53,8 @@ class Outbox:
 
         Raises TypeError or ValueError where it has no form on the wire, or is larger than the peer takes.
         """
+        if is_plain(value):
+            return value
         frames = self._frames
         before = len(frames)
         try:

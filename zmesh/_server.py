@@ -78,7 +78,7 @@ class Running:
         self.reply_metadata: dict[str, str | bytes] | None = None
         self.arrived = arrived
         self.deadline = 0.0
-        self.bucket: dict[Callable[[], None], None]  # of the deadlines
+        self.bucket: dict[Callable[[], None], float]  # of the deadlines
         self.begun = False  # its task took its first step
         self.started = False  # the handler began
         self.answered = False  # nothing more is sent: answered, cancelled, or its link is gone
@@ -203,7 +203,7 @@ class Server:
         now = self.loop.time()
         running = Running(self, link, handler, message, now)
         running.deadline = now + remaining / 1000
-        running.bucket = self._deadlines.add(running.deadline, running)
+        running.bucket = self._deadlines.add(running.deadline, running, now)
         link.running[running.number] = running
         self._running[running] = None
         # It starts in the next turn of the loop: a cancel that came right behind it is seen first.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +19,7 @@ from .messages import LIMIT, Message, ProtocolError, brief
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Frame", "decode", "encode", "externalize", "frames_of"]
+__all__ = ["Frame", "decode", "encode", "externalize", "frames_of", "is_plain"]
 
 Frame = bytes | memoryview
 
@@ -85,6 +85,23 @@ def decode(frames: Sequence[Frame]) -> tuple[int, int, list[object]]:
     if len(messages) > MAX_MESSAGES:
         raise ProtocolError(f"{len(messages)} messages in one envelope, at most {MAX_MESSAGES} are allowed")
     return to, clock, messages
+
+
+def is_plain(value: object, depth: int = 3) -> bool:
+    """Whether a value is scalars in a few levels of dicts and lists, and nothing else: most leave as they are."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    items: Collection[object]
+    if kind is dict:
+        items = value.values()  # type: ignore[attr-defined]
+    elif kind is list:
+        items = value  # type: ignore[assignment]
+    else:
+        return False
+    if _SCALARS.issuperset(map(type, items)):
+        return True
+    return depth > 0 and all(is_plain(item, depth - 1) for item in items)
 
 
 def externalize(value: object, frames: list[Frame], inline_limit: int, depth: int = MAX_DEPTH) -> object:
