@@ -22,6 +22,7 @@ from ._core.messages import Message
 from ._core.retry import Action, after, backoff, worth_another_node
 from ._core.timing import Deadlines
 from ._link import Link
+from ._platform import clock_of
 from .config import Config
 from .context import inherited_deadline
 from .errors import (
@@ -131,6 +132,7 @@ class Client:
         """want: told of a service that is called while nobody is known to take its calls.
         describe: what was seen and what was looked at, for the error that nobody offers a service."""
         self._loop = asyncio.get_running_loop()
+        self._time = clock_of(self._loop)
         self._config = config
         self._members = members
         self._policy = policy
@@ -193,7 +195,7 @@ class Client:
         if self.closed is not None:
             raise type(self.closed)(self.closed.message, may_have_run=False)
         loop = self._loop
-        now = loop.time()
+        now = self._time()
         deadline = now + (self._config.timeout if timeout is None else timeout)
         inherited = inherited_deadline()
         call.deadline = deadline = deadline if inherited is None or deadline < inherited else inherited
@@ -257,7 +259,7 @@ class Client:
 
     def _park(self, call: Outgoing) -> None:
         """Wait for a peer, or for the back-off to pass where all who could take it refused."""
-        now = self._loop.time()
+        now = self._time()
         self._parked[call] = None
         self._want(call.service)
         if call.avoid and call.retry_handle is None:
@@ -274,7 +276,7 @@ class Client:
         if call in self._parked and not call.future.done():
             call.avoid.clear()
             del self._parked[call]
-            self._start(call, self._loop.time())
+            self._start(call, self._time())
 
     def resume(self) -> None:
         """Somebody may have come who can take the waiting calls: look in this turn of the loop, once."""
@@ -286,7 +288,7 @@ class Client:
         parked, self._parked = self._parked, {}
         for call in parked:
             if not call.future.done():
-                self._start(call, self._loop.time())
+                self._start(call, self._time())
 
     def _forget(self, call: Outgoing) -> None:
         """The call is over for its caller, whatever its attempts do."""
@@ -296,7 +298,7 @@ class Client:
         for attempt in call.attempts:
             attempt.member.in_flight -= 1
             # What it took so far is the least that it takes: a peer that hangs does not look fast.
-            now = self._loop.time()
+            now = self._time()
             known = attempt.member.latency(call.path)
             if known is None or now - attempt.started > known:
                 attempt.member.observe(call.path, attempt.started, now)
@@ -344,7 +346,7 @@ class Client:
             return
         member.in_flight -= 1
         if message[0] == m.REPLY:
-            now = self._loop.time()
+            now = self._time()
             member.observe(call.path, attempt.started, now)
             if not call.future.done():
                 call.future.set_result((message, link))
@@ -383,7 +385,7 @@ class Client:
             call.may_have_run = True
         action = after(verdict, idempotent=call.idempotent, others_out=bool(call.attempts))
         if action is Action.RETRY:
-            self._start(call, self._loop.time())
+            self._start(call, self._time())
         elif action is Action.WAIT:
             self._try_elsewhere(call)
         elif action is Action.MAYBE_EXECUTED:
@@ -421,7 +423,7 @@ class Client:
         if others:
             call.may_have_run = True
             other = others[self._policy.choose(others, call.path) if len(others) > 1 else 0]
-            self._attempt(call, other, self._loop.time())
+            self._attempt(call, other, self._time())
 
     def close(self, reason: str) -> None:
         """Fail every call that is open."""

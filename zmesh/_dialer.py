@@ -15,7 +15,7 @@ from ._core.messages import Hello
 from ._core.peer import Event, State
 from ._core.retry import backoff
 from ._link import Link, LinkOwner
-from ._platform import Host
+from ._platform import Host, clock_of
 from ._transport import Transport
 from .config import Config
 from .discovery import Sighting
@@ -66,6 +66,7 @@ class Dialer:
     ) -> None:
         """ready: told when a link was added that calls may use."""
         self._loop = asyncio.get_running_loop()
+        self._time = clock_of(self._loop)
         self._owner = owner
         self._id = id
         self._config = config
@@ -127,7 +128,7 @@ class Dialer:
         target.gone = False
         if sighting.id is not None and target.member is None:
             name = sighting.name or "?"
-            target.member = self._members.add(sighting.id, name, sighting.addresses, self._loop.time())
+            target.member = self._members.add(sighting.id, name, sighting.addresses, self._time())
         self._consider(target)
 
     def lost(self, key: str) -> None:
@@ -173,7 +174,7 @@ class Dialer:
         if member is not None and member.link is link:
             member.link = None
             self._members.changed()
-            self._members.happen(member, Event.GOODBYE if goodbye else Event.LINK_LOST, self._loop.time())
+            self._members.happen(member, Event.GOODBYE if goodbye else Event.LINK_LOST, self._time())
             if goodbye:
                 self._left(target)
             else:
@@ -205,7 +206,7 @@ class Dialer:
             member.link = None
             link.goodbye()
             self._members.changed()
-            self._members.happen(member, Event.RELEASED, self._loop.time())
+            self._members.happen(member, Event.RELEASED, self._time())
 
     def close(self) -> None:
         """Dial no more; say goodbye on every link."""
@@ -282,7 +283,7 @@ class Dialer:
 
     def _adopt(self, target: _Target, link: Link, hello: Hello) -> None:
         """This link is the one for our calls to this peer."""
-        now = self._loop.time()
+        now = self._time()
         target.failures = 0
         target.reasons.clear()
         self._cancel_timers(target)
@@ -310,7 +311,7 @@ class Dialer:
         target.deadline = None
         member = target.member
         if member is not None and member.link is None and member.state in (State.SUSPECT, State.NEW, State.IDLE):
-            self._members.happen(member, Event.NO_HANDSHAKE, self._loop.time())
+            self._members.happen(member, Event.NO_HANDSHAKE, self._time())
 
     def _failed(self, target: _Target) -> None:
         """No address answered."""
@@ -366,7 +367,7 @@ class Dialer:
         member = target.member
         if member is not None and member.link is None:
             if member.state in (State.NEW, State.SUSPECT, State.IDLE):
-                self._members.happen(member, Event.NO_HANDSHAKE, self._loop.time())
+                self._members.happen(member, Event.NO_HANDSHAKE, self._time())
             self._members.remove(member)
 
     def _cancel_timers(self, target: _Target) -> None:

@@ -16,6 +16,7 @@ from ._core.peer import Event, State
 from ._core.timing import Deadlines
 from ._dialer import Dialer
 from ._link import Link, Stage
+from ._platform import clock_of
 from ._server import Server
 from ._transport import Channel, Transport
 from .config import Config
@@ -46,6 +47,7 @@ class Hub:
         self.deadlines: Deadlines[Callable[[], None]] = Deadlines(self._arm)
         self.members: Members[Link] = Members(self._member_changed)
         self._loop = asyncio.get_running_loop()
+        self._time = clock_of(self._loop)
         self._accepted: dict[Link, None] = {}
         self._muted: deque[Link] = deque()
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -162,7 +164,7 @@ class Hub:
     def _deadlines_due(self, due: float) -> None:
         self._deadline_timer = None
         self._deadline_armed = float("inf")
-        now = self._loop.time()
+        now = self._time()
         if now - due > self.config.heartbeat / 2:  # we stood still: an answer that has arrived is no timeout
             self.transport.poll()
         for item in self.deadlines.due(now):
@@ -172,11 +174,11 @@ class Hub:
     def _schedule_tick(self) -> None:
         busy = any(member.link is not None and member.link.pending for member in self.members)
         pause = self.config.heartbeat / _BUSY_TICKS if busy else self.config.heartbeat
-        self._tick_due = self._loop.time() + pause
+        self._tick_due = self._time() + pause
         self._tick_timer = self._loop.call_at(self._tick_due, self._tick)
 
     def _tick(self) -> None:
-        now = self._loop.time()
+        now = self._time()
         links = self._links()
         if now - self._tick_due > self.config.heartbeat / 2:
             # The process was stopped, or its loop stood still: silence is no evidence, and what has arrived
@@ -204,7 +206,7 @@ class Hub:
         if self.server is None:
             return
         self.server.draining = True
-        until = self._loop.time() + grace
+        until = self._time() + grace
         for link in list(self._accepted):
             if link.stage is Stage.OPEN:
                 link.drain()
@@ -212,7 +214,7 @@ class Hub:
                 self._accepted.pop(link, None)
                 link.close()
         await self.server.drained(grace)
-        await self._left(max(until - self._loop.time(), 0.0))
+        await self._left(max(until - self._time(), 0.0))
         for link in list(self._accepted):  # they did not acknowledge in time
             link.goodbye()
         await self._left(self.config.redial_within)
@@ -250,7 +252,7 @@ class Hub:
     def _happen(self, link: Link, event: Event) -> None:
         member = link.member
         if member is not None and member.link is link:
-            self.members.happen(member, event, self._loop.time())
+            self.members.happen(member, event, self._time())
 
     def _member_changed(self, member: Member[Link], before: State) -> None:
         _log.info("%s: %s -> %s", member.name, before.value, member.state.value)

@@ -17,6 +17,7 @@ from ._core.messages import LIMIT, Hello, Message, ProtocolError
 from ._core.timing import QueueClock, expand
 from ._core.wire import decode
 from ._outbox import Outbox
+from ._platform import clock_of
 from ._transport import Channel, Frame
 from .config import Config
 from .errors import Code
@@ -97,6 +98,7 @@ class Link:
     def __init__(self, owner: LinkOwner, *, dialed: bool, expects: bytes | None = None) -> None:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
+        self._time = clock_of(self._loop)
         self._config = owner.config
         self.dialed = dialed
         self.expects = expects
@@ -118,7 +120,7 @@ class Link:
         self.muted = False  # refused, and its channel kept so that it is refused only once
         self._last_received: int | None = None
         self._queue_clock = QueueClock()
-        self._born = self._heard = self._busy_since = self._loop.time()
+        self._born = self._heard = self._busy_since = self._time()
         self._pinged: tuple[int, float] = (0, 0.0)
         self._report_due = False
         self._next_report = 0.0
@@ -147,7 +149,7 @@ class Link:
             self.sequence += 1
             number = self.sequence & LIMIT
         if not pending:
-            self._busy_since = self._loop.time()
+            self._busy_since = self._time()
         pending[number] = attempt
         attempt.sequence = self.sequence
         self.post([m.CALL, number, method, remaining, arguments, metadata])
@@ -240,7 +242,7 @@ class Link:
     def received(self, frames: list[Frame]) -> None:
         if self._over:  # a stranger that was refused and goes on: said once, not read again
             return
-        now = self._loop.time()
+        now = self._time()
         if self.remote is None and (len(frames) > 1 or len(frames[0]) > _GREETING):
             self._violation(f"more than one frame of {_GREETING} bytes before HELLO")
             return
@@ -341,7 +343,7 @@ class Link:
         if not self.dialed:
             self._send_hello()
         else:
-            self.round_trip = self._loop.time() - self._born
+            self.round_trip = self._time() - self._born
         self.stage = Stage.OPEN
         self.usable = True
         self._owner.link_opened(self)
@@ -355,7 +357,7 @@ class Link:
         if report is not None:
             self._owner.report_received(self, report)  # type: ignore[arg-type]
         if pong is not None and pong == self._pinged[0]:
-            self.round_trip = self._loop.time() - self._pinged[1]
+            self.round_trip = self._time() - self._pinged[1]
         if ping is not None:
             self.post([m.HEARTBEAT, None, ping, self._owner.report(self)])
 
@@ -382,10 +384,10 @@ class Link:
 
     def report_due(self) -> Message | None:
         """A load report, if answers leave with this page."""
-        if not self._report_due or self._loop.time() < self._next_report:
+        if not self._report_due or self._time() < self._next_report:
             return None
         self._report_due = False
-        self._next_report = self._loop.time() + _REPORT_EVERY
+        self._next_report = self._time() + _REPORT_EVERY
         report = self._owner.report(self)
         return None if report is None else [m.HEARTBEAT, None, None, report]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ._core.messages import LIMIT, Message
 from ._core.wire import encode, externalize, frames_of, is_plain
+from ._platform import clock_of
 from ._transport import Frame, Sent
 from .config import Config
 
@@ -27,6 +28,7 @@ class Outbox:
     def __init__(self, link: Link, loop: asyncio.AbstractEventLoop, config: Config) -> None:
         self._link = link
         self._loop = loop
+        self._time = clock_of(loop)
         self._config = config
         self.flushed = 0  # the sequence of the last call that was handed to the transport
         self._messages: list[Message] = []
@@ -100,7 +102,7 @@ class Outbox:
         if not messages:
             return
         self._messages, self._frames = [], []
-        clock = int(self._loop.time() * 1000) & LIMIT
+        clock = int(self._time() * 1000) & LIMIT
         try:
             envelope = encode(self._link.to, clock, messages)
         except (TypeError, ValueError):

@@ -14,6 +14,7 @@ import random
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,7 +23,7 @@ from ._transport import Transport
 from .config import Config
 from .discovery import Discovery
 
-__all__ = ["Executor", "Host", "Platform", "real_platform"]
+__all__ = ["Executor", "Host", "Platform", "clock_of", "real_platform"]
 
 
 class Executor(Protocol):
@@ -100,6 +101,15 @@ class ThreadExecutor:
 
 
 _Work = tuple[Callable[[], object], "asyncio.Future[object]", asyncio.AbstractEventLoop]
+
+
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The loop's clock, read afresh.
+
+    uvloop's `time()` is that of the last turn, in whole milliseconds: after a handler that blocked it would show that
+    no time had passed. It counts from where `time.monotonic` does, as asyncio's own loops do.
+    """
+    return time.monotonic if type(loop).__module__.startswith("uvloop") else loop.time
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from ._core import messages as m
 from ._core.messages import Message
 from ._core.timing import Average, Deadlines
 from ._link import Link
-from ._platform import Executor
+from ._platform import Executor, clock_of
 from .config import Config
 from .context import current
 from .errors import Code, DeadlineExceeded, RpcError
@@ -78,7 +78,7 @@ class Running:
         self.reply_metadata: dict[str, str | bytes] | None = None
         self.arrived = arrived
         self.deadline = 0.0
-        self.bucket: dict[Callable[[], None], float]  # of the deadlines
+        self.bucket: dict[Callable[[], None], float] | None = None  # of the deadlines, once the handler waits
         self.begun = False  # its task took its first step
         self.started = False  # the handler began
         self.answered = False  # nothing more is sent: answered, cancelled, or its link is gone
@@ -145,6 +145,7 @@ class Server:
     ) -> None:
         """catch_up: deliver every message that has arrived."""
         self.loop = asyncio.get_running_loop()
+        self.time = clock_of(self.loop)
         self.node = node
         self._config = config
         self._context = contextvars.copy_context()  # what services set when they were entered, handlers see
@@ -153,7 +154,8 @@ class Server:
         self._deadlines = deadlines
         self._catch_up = catch_up
         self._slots = asyncio.Semaphore(threads)
-        self._running: dict[Running, None] = {}
+        self._count = 0  # calls that were received and are not over
+        self._waiting: dict[Running, None] = {}  # those of them whose handler waits for something
         self._abandoned = 0  # plain handlers whose caller has its error already, but which still occupy a thread
         self._latency = Average(_LATENCY_MEMORY)
         self._queue_wait = Average(_LATENCY_MEMORY)
@@ -161,6 +163,7 @@ class Server:
         self._idle: list[asyncio.Future[None]] = []  # workers that wait for a call
         self._workers: dict[asyncio.Task[None], None] = {}
         self._waking = False
+        self._ended = 0.0  # when a handler last ended
         self._drained: asyncio.Event = asyncio.Event()
         self.draining = False
         self._names = [schema.name for schema, _ in services]
@@ -173,7 +176,7 @@ class Server:
     @property
     def in_flight(self) -> int:
         """Calls that occupy this node."""
-        return len(self._running) + self._abandoned
+        return self._count + self._abandoned
 
     def received(self, link: Link, message: Message, waited: int) -> None:
         """A CALL that stood `waited` ms in queues on its way."""
@@ -200,12 +203,11 @@ class Server:
         if number in link.running:
             link.fail(number, Code.INVALID_ARGUMENT, f"call {number} is running already", ran=False)
             return
-        now = self.loop.time()
+        now = self.time()
         running = Running(self, link, handler, message, now)
         running.deadline = now + remaining / 1000
-        running.bucket = self._deadlines.add(running.deadline, running, now)
-        link.running[running.number] = running
-        self._running[running] = None
+        link.running[number] = running
+        self._count += 1
         # It starts in the next turn of the loop: a cancel that came right behind it is seen first.
         self._queue.append(running)
         if not self._waking:
@@ -232,7 +234,7 @@ class Server:
     def report(self, link: Link) -> Message:
         """Our load, for one peer."""
         latency, wait = self._latency.value, self._queue_wait.value
-        if self.loop.time() - self._latency.when > _LATENCY_MEMORY:  # how long calls took then says nothing of now
+        if self.time() - self._latency.when > _LATENCY_MEMORY:  # how long calls took then says nothing of now
             latency = None
         return [
             self.in_flight,
@@ -247,16 +249,16 @@ class Server:
         """Wait until nothing runs, at most `grace` seconds; then cancel what does (a plain `def` cannot be)."""
         try:
             async with asyncio.timeout(grace):
-                while self._running or self._abandoned:
+                while self._count or self._abandoned:
                     self._drained.clear()
                     await self._drained.wait()
         except TimeoutError:
-            still = [running.method.schema.path for running in self._running]
+            still = [running.method.schema.path for running in self._waiting]
             _log.warning("%r leaves without waiting for %s", self._name, ", ".join(still[:10]) or "abandoned threads")
 
     def stop(self) -> None:
         """Cancel what runs; take no more."""
-        for running in list(self._running):
+        for running in [*self._queue, *self._waiting]:
             self._stop(running)
         for worker in list(self._workers):
             worker.cancel()
@@ -285,7 +287,7 @@ class Server:
         queue, loop = self._queue, self.loop
         task = asyncio.current_task()
         assert task is not None
-        slice_ends = loop.time() + _SLICE
+        slice_ends = self.time() + _SLICE
         try:
             while True:
                 self._waking = False
@@ -297,15 +299,15 @@ class Server:
                     await self._run(running)
                     if task.cancelling():
                         return
-                    if loop.time() > slice_ends:  # heartbeats and timers have their turn
+                    if self._ended > slice_ends:  # heartbeats and timers have their turn
                         await asyncio.sleep(0)
-                        slice_ends = loop.time() + _SLICE
+                        slice_ends = self.time() + _SLICE
                 if len(self._idle) >= _IDLE_WORKERS:
                     return
                 waiting = loop.create_future()
                 self._idle.append(waiting)
                 await waiting
-                slice_ends = loop.time() + _SLICE
+                slice_ends = self.time() + _SLICE
         finally:
             if queue and not self._waking:  # whatever ended this worker, the calls behind go on
                 self._wake()
@@ -315,7 +317,7 @@ class Server:
     async def _run(self, running: Running) -> None:
         running.begun = True
         schema = running.method.schema
-        now = self.loop.time()
+        now = self.time()
         if now - running.arrived > _LATE_START:
             # The loop stood still between arrival and start: a cancel may lie unread behind the call.
             self._catch_up()
@@ -341,6 +343,8 @@ class Server:
             else:
                 if self._queue and not self._waking:  # this worker waits: another goes on
                     self._wake()
+                self._waiting[running] = None
+                running.bucket = self._deadlines.add(running.deadline, running, now)
                 value = await _Rest(context, coroutine, awaited)
             result = schema.dump_result(value)
             if not running.answered:
@@ -365,7 +369,7 @@ class Server:
     async def _in_thread(self, running: Running, args: list[Any], kwargs: dict[str, Any]) -> object:
         """Run a plain `def` in a worker thread. Cancelled, it leaves the thread its slot until the function returns."""
         await self._slots.acquire()
-        waiting = self.loop.time()
+        waiting = self.time()
         self._queue_wait.add(waiting - running.arrived, waiting)
         if running.answered or waiting >= running.deadline:
             self._slots.release()
@@ -424,12 +428,14 @@ class Server:
         if running.over:
             return
         running.over = True
-        del self._running[running]
-        running.bucket.pop(running, None)
+        self._count -= 1
+        if running.bucket is not None:
+            running.bucket.pop(running, None)
+            self._waiting.pop(running, None)
         if running.started:
-            now = self.loop.time()
+            now = self._ended = self.time()
             self._latency.add(now - running.arrived, now)
-        if not self._running:
+        if not self._count:
             self._drained.set()
 
     def _remote(self, error: Exception, schema: MethodSchema) -> dict[str, object]:

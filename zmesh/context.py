@@ -58,7 +58,7 @@ class Context:
     @property
     def remaining(self) -> float:
         """Seconds that are left, never below 0."""
-        return max(0.0, self._running.deadline - self._running.loop.time())
+        return max(0.0, self._running.deadline - self._running.server.time())
 
     @property
     def metadata(self) -> Mapping[str, str | bytes]:
