@@ -49,7 +49,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process
 
 @linux
 def test_no_call_fails() -> None:
-    running = demo("--seconds", "5", "--rate", "100", mark="no-call-fails")
+    running = demo("--seconds", "5", "--rate", "100", mark=(mark := f"no-call-fails-{os.getpid()}"))
     try:
         out, err = running.communicate(timeout=WITHIN)
     finally:
@@ -68,13 +68,13 @@ def test_no_call_fails() -> None:
     assert re.search(r"^noticed: SIGSTOP to store: suspect after \d+ ms", out, re.M)
     assert re.search(r"^noticed: SIGCONT to store: alive after \d+ ms", out, re.M)
     assert re.search(r"^noticed: SIGTERM \(restart\) to shop-1: draining after \d+ ms", out, re.M)
-    assert family("no-call-fails") == []
+    assert family(mark) == []
 
 
 @linux
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing_behind(number: signal.Signals) -> None:
-    mark = f"interrupted-{number.name}"
+    mark = f"interrupted-{number.name}-{os.getpid()}"
     running = demo("--seconds", "10", mark=mark)
     try:
         assert running.stdout is not None
@@ -93,7 +93,7 @@ def test_interrupted_it_leaves_nothing_behind(number: signal.Signals) -> None:
 
 @linux
 def test_nodes_leave_when_the_demo_is_killed() -> None:
-    running = demo("--seconds", "60", mark="killed")
+    running = demo("--seconds", "60", mark=(mark := f"killed-{os.getpid()}"))
     try:
         assert running.stdout is not None
         for line in running.stdout:
@@ -103,8 +103,8 @@ def test_nodes_leave_when_the_demo_is_killed() -> None:
         running.kill()
     running.communicate(timeout=WITHIN)
     give_up = time.monotonic() + WITHIN
-    while family("killed"):
-        assert time.monotonic() < give_up, family("killed")
+    while family(mark):
+        assert time.monotonic() < give_up, family(mark)
         time.sleep(0.05)
 
 

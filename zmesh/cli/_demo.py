@@ -23,7 +23,7 @@ __all__ = ["PARTS", "Fault", "Faults", "Load", "Part", "Process", "Processes", "
 _START_WITHIN: Final = 30.0  # seconds; seven interpreters start at once on a machine that may be slow
 _STOP_WITHIN: Final = 15.0  # seconds; a drain takes at most 10
 _WINDOW: Final = 5.0  # seconds that rates and percentiles look back
-_NOTICE_WITHIN: Final = 5.0
+_NOTICE_WITHIN: Final = 10.0
 _LAST_LINES: Final = 20  # of a node's stderr, shown where it ends by itself
 
 
