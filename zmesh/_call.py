@@ -36,12 +36,6 @@ class Call(Coroutine[Any, Any, R]):
         call._coroutine = perform(call)
         return call
 
-    def answered(self, node: str | None, metadata: object) -> None:
-        """Keep what came with the answer."""
-        self.node = node
-        if metadata:
-            self.metadata = metadata  # type: ignore[assignment]
-
     def __await__(self) -> Generator[Any, Any, R]:
         return self._coroutine.__await__()
 

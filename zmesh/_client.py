@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
@@ -21,10 +22,10 @@ from ._core.members import Member, Members
 from ._core.messages import Message
 from ._core.retry import Action, after, backoff, worth_another_node
 from ._core.timing import Deadlines
-from ._link import Link
+from ._link import Attempt, Link
 from ._platform import clock_of
 from .config import Config
-from .context import inherited_deadline
+from .context import current, inherited_deadline
 from .errors import (
     Cancelled,
     Code,
@@ -38,78 +39,64 @@ from .errors import (
 )
 from .schema import MethodSchema
 
-__all__ = ["Attempt", "Client", "Outgoing", "error_of"]
+__all__ = ["Client", "Outgoing", "Target", "error_of"]
 
 
-class Attempt:
-    """One try at a call on one peer."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is called: all of a call that its method settles.
 
-    __slots__ = ("call", "link", "member", "number", "sequence", "started")
+    service, major: who may answer: peers that offer it in this major version (None: any).
+    buffers: whether the arguments may hold large binary values.
+    load: the result, from what came over the wire.
+    """
 
-    def __init__(self, call: Outgoing, member: Member[Link], link: Link, started: float) -> None:
-        self.call = call
-        self.member = member
-        self.link = link
-        self.started = started
-        self.number = 0
-        self.sequence = 0
+    service: str
+    major: int | None
+    path: str
+    idempotent: bool
+    buffers: bool
+    load: Callable[[object], Any]
+
+    @classmethod
+    def of(cls, method: MethodSchema, major: int | None) -> Target:
+        return cls(
+            method.service, major, method.path, method.idempotent, method.buffers_in_arguments, method.load_result
+        )
 
 
 class Outgoing(Call[Any]):
-    """A call on its way: what the user awaits, and all that is known of it. Called when its deadline is due."""
+    """A call on its way: what the user awaits, and all that is known of it. Called when its deadline is due.
 
-    __slots__ = (
-        "arguments",
-        "attempts",
-        "avoid",
-        "bucket",
-        "client",
-        "deadline",
-        "future",
-        "idempotent",
-        "major",
-        "may_have_run",
-        "may_hold_buffers",
-        "path",
-        "patience",
-        "refusal",
-        "request_metadata",
-        "retry_handle",
-        "service",
-        "tries",
-    )
+    What most calls never need is only on the class: setting it at each call costs more than all else here.
+    """
+
+    future: asyncio.Future[Message]
+    deadline: float
+    attempts: Sequence[Attempt] = ()
+    avoid: Sequence[bytes] = ()  # peers that refused it or were lost with it
+    link: Link | None = None  # over which the answer came
+    tries = 0
+    refusal: RpcError | None = None
+    may_have_run = False
+    patience: float | None = None  # until when it waits for somebody who offers the service
+    retry_handle: asyncio.TimerHandle | None = None
 
     def __init__(
         self,
         client: Client,
-        service: str,
-        major: int | None,
-        path: str,
-        idempotent: bool,
+        target: Target,
         arguments: object,
-        may_hold_buffers: bool,
+        timeout: float,
         metadata: Mapping[str, str | bytes] | None,
     ) -> None:
         self.metadata = NO_METADATA
         self.node = None
         self.client = client
-        self.service = service  # who may answer: peers that offer it
-        self.major = major
-        self.path = path
-        self.idempotent = idempotent
+        self.target = target
         self.arguments = arguments
-        self.may_hold_buffers = may_hold_buffers
         self.request_metadata = metadata
-        self.deadline: float
-        self.bucket: dict[Callable[[], None], float]  # of the deadlines
-        self.future: asyncio.Future[tuple[Message, Link]]
-        self.attempts: list[Attempt] = []
-        self.avoid: list[bytes] = []  # peers that refused it or were lost with it
-        self.tries = 0
-        self.refusal: RpcError | None = None
-        self.may_have_run = False
-        self.patience: float | None = None  # until when it waits for somebody who offers the service
-        self.retry_handle: asyncio.TimerHandle | None = None
+        self._coroutine = client.perform(self, timeout)
 
     def __call__(self) -> None:
         self.client.expired(self)
@@ -147,61 +134,34 @@ class Client:
 
     # -- one call
 
-    def call(
-        self,
-        method: MethodSchema,
-        major: int | None,
-        arguments: dict[str, object],
-        timeout: float | None,
-        metadata: Mapping[str, str | bytes] | None,
-    ) -> Call[Any]:
-        """A call by its schema, its arguments already bound. It begins when it is awaited."""
-        call = Outgoing(
-            self,
-            method.service,
-            major,
-            method.path,
-            method.idempotent,
-            arguments,
-            method.buffers_in_arguments,
-            metadata,
-        )
-        call._coroutine = self._unary(call, method, timeout)
-        return call
-
-    async def _unary(self, call: Outgoing, method: MethodSchema, timeout: float | None) -> Any:
-        self._begin(call, timeout)
-        try:
-            message, link = await call.future
-        finally:
-            call.bucket.pop(call, None)
-            if call.attempts or call.patience is not None or call.avoid:
-                self._forget(call)
-        call.node = link.remote.name  # type: ignore[union-attr]
-        if message[3]:
-            call.metadata = message[3]  # type: ignore[assignment]
-        return method.load_result(message[2])
-
-    async def perform(self, call: Outgoing, timeout: float | None) -> tuple[Message, Link]:
-        """Send a call and wait for its REPLY. Raises RpcError; on any way out nothing of the call is left behind."""
-        self._begin(call, timeout)
-        try:
-            return await call.future
-        finally:
-            call.bucket.pop(call, None)
-            self._forget(call)
-
-    def _begin(self, call: Outgoing, timeout: float | None) -> None:
+    async def perform(self, call: Outgoing, timeout: float) -> Any:
+        """Send a call and wait for its answer. Raises RpcError; on any way out nothing of the call is left behind."""
         if self.closed is not None:
             raise type(self.closed)(self.closed.message, may_have_run=False)
-        loop = self._loop
         now = self._time()
-        deadline = now + (self._config.timeout if timeout is None else timeout)
-        inherited = inherited_deadline()
-        call.deadline = deadline = deadline if inherited is None or deadline < inherited else inherited
-        call.future = loop.create_future()
-        call.bucket = self._deadlines.add(deadline, call, now)
+        deadline = now + timeout
+        if current.get() is not None:  # made by a handler
+            inherited = inherited_deadline()
+            if inherited is not None and inherited < deadline:
+                deadline = inherited
+        call.deadline = deadline
+        call.future = future = self._loop.create_future()
+        bucket = self._deadlines.add(deadline, call, now)
         self._start(call, now)
+        try:
+            message = await future
+        finally:
+            bucket.pop(call, None)
+            if call.attempts or call.avoid or call.patience is not None:
+                self._forget(call)
+        call.node = call.link.remote.name  # type: ignore[union-attr]
+        if message[3]:
+            call.metadata = message[3]
+        return call.target.load(message[2])
+
+    def timeout(self, given: float | None) -> float:
+        """Seconds, where the caller may not have said how many."""
+        return self._config.timeout if given is None else given
 
     def want(self, service: str) -> None:
         """Calls of `service` are about to be made."""
@@ -209,23 +169,24 @@ class Client:
 
     def _start(self, call: Outgoing, now: float) -> None:
         """One more attempt, on the best peer there is; without one, wait for it."""
-        candidates = self._members.candidates(call.service, call.major)
+        target = call.target
+        candidates = self._members.candidates(target.service, target.major)
         count = len(candidates)
-        if count:
-            member = candidates[self._policy.choose(candidates, call.path) if count > 1 else 0]
-            link = member.link
-            if link is None or not link.usable or (call.avoid and member.id in call.avoid):
-                usable = [c for c in candidates if c.link is not None and c.link.usable and c.id not in call.avoid]
-                if not usable:
-                    if self._hopeless(call, candidates):
-                        self._settle(call, call.refusal)  # type: ignore[arg-type]
-                    else:
-                        self._park(call)
-                    return
-                member = usable[self._policy.choose(usable, call.path) if len(usable) > 1 else 0]
-            self._attempt(call, member, now)
-        else:
+        if not count:
             self._park(call)
+            return
+        member = candidates[self._policy.choose(candidates, target.path) if count > 1 else 0]
+        link = member.link
+        if link is None or not link.usable or (call.avoid and member.id in call.avoid):
+            usable = [c for c in candidates if c.link is not None and c.link.usable and c.id not in call.avoid]
+            if not usable:
+                if self._hopeless(call, candidates):
+                    self._settle(call, call.refusal)  # type: ignore[arg-type]
+                else:
+                    self._park(call)
+                return
+            member = usable[self._policy.choose(usable, target.path) if len(usable) > 1 else 0]
+        self._attempt(call, member, now)
 
     def _hopeless(self, call: Outgoing, candidates: list[Member[Link]]) -> bool:
         """Whether everybody who offers the service has said that it lacks the method: waiting changes nothing."""
@@ -239,21 +200,12 @@ class Client:
         if left <= 0:  # its deadline is due in this turn
             return
         remaining = int(left * 1000) + 1
-        link = member.link
-        attempt = Attempt(call, member, link, now)  # type: ignore[arg-type]
         try:
-            attempt.number = link.call(  # type: ignore[union-attr]
-                attempt,
-                call.path,
-                remaining if remaining <= m.LIMIT else m.LIMIT,
-                call.arguments,
-                call.request_metadata,
-                call.may_hold_buffers,
-            )
+            attempt = member.link.call(call, member, now, remaining if remaining <= m.LIMIT else m.LIMIT)  # type: ignore[union-attr]
         except (TypeError, ValueError) as error:
-            self._settle(call, InvalidArgument(f"{call.path}: {error}", may_have_run=False))
+            self._settle(call, InvalidArgument(f"{call.target.path}: {error}", may_have_run=False))
             return
-        call.attempts.append(attempt)
+        call.attempts = [*call.attempts, attempt] if call.attempts else (attempt,)
         call.tries += 1
         member.in_flight += 1
 
@@ -261,7 +213,7 @@ class Client:
         """Wait for a peer, or for the back-off to pass where all who could take it refused."""
         now = self._time()
         self._parked[call] = None
-        self._want(call.service)
+        self._want(call.target.service)
         if call.avoid and call.retry_handle is None:
             pause = backoff(call.tries - 1, self._config.backoff, self._config.max_backoff, self._random)
             call.retry_handle = self._loop.call_later(pause, self._retry, call)
@@ -274,7 +226,7 @@ class Client:
         """The back-off has passed: those who refused it are worth another try."""
         call.retry_handle = None
         if call in self._parked and not call.future.done():
-            call.avoid.clear()
+            call.avoid = ()
             del self._parked[call]
             self._start(call, self._time())
 
@@ -299,11 +251,11 @@ class Client:
             attempt.member.in_flight -= 1
             # What it took so far is the least that it takes: a peer that hangs does not look fast.
             now = self._time()
-            known = attempt.member.latency(call.path)
+            known = attempt.member.latency(call.target.path)
             if known is None or now - attempt.started > known:
-                attempt.member.observe(call.path, attempt.started, now)
-            attempt.link.cancel(attempt.number)
-        call.attempts.clear()
+                attempt.member.observe(call.target.path, attempt.started, now)
+            attempt.link.cancel(attempt.sequence & m.LIMIT)
+        call.attempts = ()
 
     def _settle(self, call: Outgoing, error: RpcError) -> None:
         if not call.future.done():
@@ -318,38 +270,40 @@ class Client:
         ran = call.may_have_run or any(attempt.sequence <= attempt.link.flushed for attempt in call.attempts)
         if call.attempts:
             names = ", ".join(f"{a.member.name!r} ({a.member.state.value})" for a in call.attempts)
-            text = f"{call.path} was not answered by its deadline by {names}"
+            text = f"{call.target.path} was not answered by its deadline by {names}"
         elif call.refusal is not None:
-            text = f"{call.path} was refused until its deadline, at last with {call.refusal}"
+            text = f"{call.target.path} was refused until its deadline, at last with {call.refusal}"
         else:
-            text = f"no node offers {call.service!r} by the call's deadline: {self._describe(call.service)}"
+            service = call.target.service
+            text = f"no node offers {service!r} by the call's deadline: {self._describe(service)}"
         self._settle(call, DeadlineExceeded(text, may_have_run=ran))
 
     def impatient(self, call: Outgoing) -> None:
         """The time to wait for a peer has passed."""
         if call.future.done() or call not in self._parked:
             return
-        if self._members.candidates(call.service, call.major):
+        service = call.target.service
+        if self._members.candidates(service, call.target.major):
             return  # there are peers, and they refuse: until the deadline
-        text = f"no node offers {call.service!r} after {self._config.patience:.1f} s: {self._describe(call.service)}"
+        text = f"no node offers {service!r} after {self._config.patience:.1f} s: {self._describe(service)}"
         if call.may_have_run:
-            self._settle(call, MaybeExecuted(f"{call.path} may have run on a node that was lost, and {text}"))
+            self._settle(call, MaybeExecuted(f"{call.target.path} may have run on a node that was lost, and {text}"))
         else:
             self._settle(call, Unavailable(text, may_have_run=False))
 
-    def replied(self, link: Link, attempt: Attempt, message: Message) -> None:
+    def replied(self, link: Link, attempt: Attempt, message: Message, now: float) -> None:
         """A REPLY or ERROR came for an attempt."""
-        call, member = attempt.call, attempt.member
-        try:
-            call.attempts.remove(attempt)
-        except ValueError:  # given up while its answer was on its way through here
+        call, member, _, _, started = attempt
+        if len(call.attempts) == 1 and call.attempts[0] is attempt:
+            call.attempts = ()
+        elif not self._taken_out(attempt):  # given up while its answer was on its way through here
             return
         member.in_flight -= 1
         if message[0] == m.REPLY:
-            now = self._time()
-            member.observe(call.path, attempt.started, now)
+            member.observe(call.target.path, started, now)
             if not call.future.done():
-                call.future.set_result((message, link))
+                call.link = link
+                call.future.set_result(message)
             return
         error = error_of(message, link)
         if error.may_have_run:
@@ -365,11 +319,19 @@ class Client:
         """A link is over: what was open on it did not run, or may have."""
         pending, link.pending = link.pending, {}
         for attempt in pending.values():
-            attempt.call.attempts.remove(attempt)
+            self._taken_out(attempt)
             attempt.member.in_flight -= 1
             state = State.SENT if attempt.sequence <= link.flushed else State.WAITING
             never_ran = link.last_run is not None and attempt.sequence > link.last_run
             self._ended(attempt, judge(state, Event.NEVER_RAN if never_ran else Event.LINK_LOST))
+
+    def _taken_out(self, attempt: Attempt) -> bool:
+        """Whether this attempt was still under way; it no longer is."""
+        others = [each for each in attempt.call.attempts if each is not attempt]
+        if len(others) == len(attempt.call.attempts):
+            return False
+        attempt.call.attempts = others
+        return True
 
     def _ended(self, attempt: Attempt, verdict: Verdict) -> None:
         """An attempt ended without an answer."""
@@ -380,18 +342,19 @@ class Client:
             ran = call.may_have_run or verdict is Verdict.UNKNOWN
             self._settle(call, Cancelled(self.closed.message, may_have_run=ran))
             return
-        call.avoid.append(attempt.member.id)
+        call.avoid = [*call.avoid, attempt.member.id]
         if verdict is Verdict.UNKNOWN:
             call.may_have_run = True
-        action = after(verdict, idempotent=call.idempotent, others_out=bool(call.attempts))
+        action = after(verdict, idempotent=call.target.idempotent, others_out=bool(call.attempts))
         if action is Action.RETRY:
             self._start(call, self._time())
         elif action is Action.WAIT:
             self._try_elsewhere(call)
         elif action is Action.MAYBE_EXECUTED:
             text = (
-                f"{call.path} was sent to {attempt.member.name!r}, which was lost before it answered: it may have run. "
-                "Mark the method idempotent=True if running it twice does no harm; it is then tried on another node"
+                f"{call.target.path} was sent to {attempt.member.name!r}, which was lost before it answered: "
+                "it may have run. Mark the method idempotent=True if running it twice does no harm; "
+                "it is then tried on another node"
             )
             self._settle(call, MaybeExecuted(text, node=attempt.member.name))
 
@@ -408,12 +371,12 @@ class Client:
 
     def _try_elsewhere(self, call: Outgoing) -> None:
         """One more attempt at an idempotent call, if every one that is out is with a silent peer."""
-        if not call.idempotent or call.future.done() or not all(a.link.suspected for a in call.attempts):
+        if not call.target.idempotent or call.future.done() or not all(a.link.suspected for a in call.attempts):
             return
         tried = [a.member for a in call.attempts]
         others = [
             c
-            for c in self._members.candidates(call.service, call.major)
+            for c in self._members.candidates(call.target.service, call.target.major)
             if c not in tried
             and c.id not in call.avoid
             and c.link is not None
@@ -422,7 +385,7 @@ class Client:
         ]
         if others:
             call.may_have_run = True
-            other = others[self._policy.choose(others, call.path) if len(others) > 1 else 0]
+            other = others[self._policy.choose(others, call.target.path) if len(others) > 1 else 0]
             self._attempt(call, other, self._time())
 
     def close(self, reason: str) -> None:

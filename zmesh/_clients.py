@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import _introspection
 from ._call import Call
-from ._client import Client, Outgoing
+from ._client import Client, Outgoing, Target
 from ._values import dump_untyped, load_untyped
 from .schema import MethodSchema, ServiceSchema
 
@@ -61,12 +61,12 @@ class TypedCaller:
     def bind(self, method: MethodSchema) -> Callable[..., Call[Any]]:
         if method.kind != "unary":
             raise NotImplementedError(f"{method.path} streams, which this version does not carry over the network")
-        perform, bind, major = self._client.call, method.binder, self._major
-        timeout, metadata = self._options.timeout, self._options.metadata
-        self._client.want(method.service)
+        client, bind, target = self._client, method.binder, Target.of(method, self._major)
+        timeout, metadata = client.timeout(self._options.timeout), self._options.metadata
+        client.want(method.service)
 
         def call(*args: object, **kwargs: object) -> Call[Any]:
-            return perform(method, major, bind(*args, **kwargs), timeout, metadata)
+            return Outgoing(client, target, bind(*args, **kwargs), timeout, metadata)
 
         return call
 
@@ -135,11 +135,12 @@ class DynamicClient:
         if kind != "unary":
             raise NotImplementedError(f"{path} streams, which this version does not carry over the network")
         client = node._running().client
-        plain = dump_untyped(arguments)
-        call = Outgoing(client, self._service, None, path, idempotent, plain, True, options.metadata)
-        message, link = await client.perform(call, deadline - loop.time())
-        handle.answered(link.remote.name if link.remote is not None else None, message[3])
-        return load_untyped(message[2])
+        target = Target(self._service, None, path, idempotent, True, load_untyped)
+        call = Outgoing(client, target, dump_untyped(arguments), deadline - loop.time(), options.metadata)
+        try:
+            return await call
+        finally:
+            handle.node, handle.metadata = call.node, call.metadata
 
     def __repr__(self) -> str:
         return f"<client of {self._service!r}, by name>"

@@ -8,14 +8,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ._client import Attempt, Client
+from ._client import Client
 from ._core import messages as m
 from ._core.members import Member, Members
 from ._core.messages import Hello, Message
 from ._core.peer import Event, State
 from ._core.timing import Deadlines
 from ._dialer import Dialer
-from ._link import Link, Stage
+from ._link import Attempt, Link, Stage
 from ._platform import clock_of
 from ._server import Server
 from ._transport import Channel, Transport
@@ -35,8 +35,8 @@ class Hub:
 
     client: Client
     dialer: Dialer
-    reply_received: Callable[[Link, Attempt, Message], None]
-    call_received: Callable[[Link, Message, int], None]
+    reply_received: Callable[[Link, Attempt, Message, float], None]
+    call_received: Callable[[Link, Message, int, float], None]
     server: Server | None = None
 
     def __init__(self, *, config: Config, identity: Hello, transport: Transport) -> None:
@@ -134,7 +134,7 @@ class Hub:
         if self.server is not None:
             self.server.link_closed(link)
 
-    def _refuse_call(self, link: Link, message: Message, waited: int) -> None:
+    def _refuse_call(self, link: Link, message: Message, waited: int, now: float) -> None:
         number: int = message[1]  # type: ignore[assignment]
         link.fail(number, Code.UNIMPLEMENTED, f"{self.identity.name!r} offers no services", ran=False)
 

@@ -10,7 +10,8 @@ import asyncio
 import enum
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
 from ._core import messages as m
 from ._core.messages import LIMIT, Hello, Message, ProtocolError
@@ -23,11 +24,11 @@ from .config import Config
 from .errors import Code
 
 if TYPE_CHECKING:
-    from ._client import Attempt
+    from ._client import Outgoing
     from ._core.members import Member
     from ._server import Running
 
-__all__ = ["Link", "LinkOwner", "Stage"]
+__all__ = ["Attempt", "Link", "LinkOwner", "Stage"]
 
 _log = logging.getLogger("zmesh.link")
 
@@ -45,15 +46,29 @@ class Stage(enum.Enum):
     CLOSED = "closed"
 
 
+class Attempt(NamedTuple):
+    """One try at a call, over one link."""
+
+    call: Outgoing
+    member: Member[Link]
+    link: Link
+    sequence: int
+    started: float
+
+
+# A NamedTuple's own __new__ is a Python function; this is C throughout.
+_new_attempt: Final = cast("Callable[[tuple[object, ...]], Attempt]", partial(tuple.__new__, Attempt))
+
+
 class LinkOwner(Protocol):
     """The node, as a link sees it."""
 
     config: Config
     tag: int
-    reply_received: Callable[[Link, Attempt, Message], None]
-    """The REPLY or ERROR to an attempt; it is no longer in `link.pending`."""
-    call_received: Callable[[Link, Message, int], None]
-    """A CALL, and for how many milliseconds it stood in queues."""
+    reply_received: Callable[[Link, Attempt, Message, float], None]
+    """The REPLY or ERROR to an attempt, which is no longer in `link.pending`, and the time."""
+    call_received: Callable[[Link, Message, int, float], None]
+    """A CALL, for how many milliseconds it stood in queues, and the time."""
 
     def hello(self, expects: bytes | None) -> Hello:
         """What to say of ourselves."""
@@ -122,54 +137,51 @@ class Link:
         self._queue_clock = QueueClock()
         self._born = self._heard = self._busy_since = self._time()
         self._pinged: tuple[int, float] = (0, 0.0)
-        self._report_due = False
+        self.owes_report = False  # answers leave, and with them a report, unless one left a moment ago
         self._next_report = 0.0
+        self.limit = owner.config.max_message  # the largest frame that the peer takes, in bytes
         self._outbox = Outbox(self, self._loop, owner.config)
         self.post = self._outbox.post  # send a message with everything else that is ready in this turn of the loop
         self._complained = False  # about a bad message of the peer's: once per link is enough for the log
 
     # -- what the rest of the node asks for
 
-    def call(
-        self,
-        attempt: Attempt,
-        method: str,
-        remaining: int,
-        arguments: object,
-        metadata: Mapping[str, str | bytes] | None,
-        may_hold_buffers: bool,
-    ) -> int:
-        """Number and send a call; the number. Raises TypeError or ValueError for a value without a form on the wire."""
-        if may_hold_buffers:
+    def call(self, call: Outgoing, member: Member[Link], now: float, remaining: int) -> Attempt:
+        """Number and send a call. Raises TypeError or ValueError for a value without a form on the wire."""
+        target = call.target
+        arguments = call.arguments
+        if target.buffers:
             arguments = self._outbox.externalize(arguments)
-        self.sequence += 1
-        number = self.sequence & LIMIT
         pending = self.pending
-        while number in pending:  # a call that has been open for 2**31 others
-            self.sequence += 1
-            number = self.sequence & LIMIT
+        sequence = self.sequence + 1
+        while sequence & LIMIT in pending:  # a call that has been open for 2**31 others
+            sequence += 1
+        self.sequence = sequence
+        number = sequence & LIMIT
         if not pending:
-            self._busy_since = self._time()
-        pending[number] = attempt
-        attempt.sequence = self.sequence
-        self.post([m.CALL, number, method, remaining, arguments, metadata])
-        return number
+            self._busy_since = now
+        attempt = pending[number] = _new_attempt((call, member, self, sequence, now))
+        self.post([m.CALL, number, target.path, remaining, arguments, call.request_metadata])
+        return attempt
 
     def cancel(self, number: int) -> None:
         """Give up a call of ours; an answer that still comes is ignored."""
         if self.pending.pop(number, None) is not None:
             self.post([m.CANCEL, number])
 
-    def reply(self, number: int, value: object, metadata: Mapping[str, str | bytes] | None, *, buffers: bool) -> None:
-        """Answer a call of the peer's. Raises TypeError or ValueError for a value without a form on the wire."""
+    def reply(self, number: int, value: object, metadata: Mapping[str, str | bytes] | None, buffers: bool) -> None:
+        """Answer a call of the peer's. Raises TypeError or ValueError for a value without a form on the wire.
+
+        buffers: whether the value may hold large binary values.
+        """
         if buffers:
             value = self._outbox.externalize(value)
-        self._report_due = True
+        self.owes_report = True
         self.post([m.REPLY, number, value, metadata])
 
     def fail(self, number: int, code: int, text: str, *, ran: bool, fields: dict[str, object] | None = None) -> None:
         """Answer a call of the peer's with an error. `ran`: whether the handler was started."""
-        self._report_due = True
+        self.owes_report = True
         if fields is not None:
             try:
                 fields = self._outbox.externalize(fields)  # type: ignore[assignment]
@@ -276,12 +288,12 @@ class Link:
             elif kind == m.REPLY or kind == m.ERROR:
                 attempt = pending.pop(message[1], None)
                 if attempt is not None:  # else we gave it up
-                    owner.reply_received(self, attempt, message)
+                    owner.reply_received(self, attempt, message, now)
             elif kind == m.CALL:
                 if self._said_goodbye:  # which promised that this one does not run
                     continue
                 self._last_received = message[1]
-                owner.call_received(self, message, waited)
+                owner.call_received(self, message, waited, now)
             else:
                 self._control(kind, message)
             if self.stage is Stage.CLOSED:
@@ -340,6 +352,7 @@ class Link:
             self._reject(*rejection)
             return
         self.remote = hello
+        self.limit = hello.max_message
         if not self.dialed:
             self._send_hello()
         else:
@@ -377,17 +390,12 @@ class Link:
 
     # -- what the outbox asks for
 
-    @property
-    def limit(self) -> int:
-        """The largest frame that the peer takes, in bytes."""
-        return self._config.max_message if self.remote is None else self.remote.max_message
-
-    def report_due(self) -> Message | None:
-        """A load report, if answers leave with this page."""
-        if not self._report_due or self._time() < self._next_report:
+    def report_due(self, now: float) -> Message | None:
+        """A load report, if answers leave with this page and the last one is not of a moment ago."""
+        if now < self._next_report:
             return None
-        self._report_due = False
-        self._next_report = self._time() + _REPORT_EVERY
+        self.owes_report = False
+        self._next_report = now + _REPORT_EVERY
         report = self._owner.report(self)
         return None if report is None else [m.HEARTBEAT, None, None, report]
 
@@ -398,7 +406,7 @@ class Link:
             attempt = self.pending.pop(number, None)
             if attempt is not None:
                 error: Message = [m.ERROR, number, Code.INVALID_ARGUMENT, f"the call {why}", False, None]
-                self._loop.call_soon(self._owner.reply_received, self, attempt, error)
+                self._loop.call_soon(self._owner.reply_received, self, attempt, error, self._time())
         elif message[0] == m.REPLY:
             self.fail(number, Code.INTERNAL, f"the result {why}", ran=True)
         elif message[0] == m.ERROR and message[5] is not None:
@@ -449,7 +457,7 @@ class Link:
             self.fail(number, Code.INVALID_ARGUMENT, f"malformed CALL: {why}"[:500], ran=False)
         elif kind in (m.REPLY, m.ERROR) and number in self.pending:
             answer: Message = [m.ERROR, number, Code.INTERNAL, f"the answer was malformed: {why}"[:500], True, None]
-            self._owner.reply_received(self, self.pending.pop(number), answer)
+            self._owner.reply_received(self, self.pending.pop(number), answer, self._time())
 
     def _complain(self, text: str) -> None:
         _log.log(logging.DEBUG if self._complained else logging.WARNING, "%s %s", self.label, text)

@@ -42,10 +42,11 @@ class Outbox:
         """Send a message with everything else that is ready in this turn of the loop."""
         if self._closed:
             return
-        self._messages.append(message)
+        messages = self._messages
+        messages.append(message)
         if self._handle is None:
-            self._handle = self._loop.call_soon(self.flush)
-        if len(self._messages) >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
+            self._handle = self._loop.call_soon(self._flush)
+        if len(messages) >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
             self._turn_page()
             if not self._blocked:
                 self._send()
@@ -75,13 +76,16 @@ class Outbox:
     def flush_soon(self) -> None:
         """Flush at the end of what the loop has ready now."""
         if self._handle is None and not self._closed:
-            self._handle = self._loop.call_soon(self.flush)
+            self._handle = self._loop.call_soon(self._flush)
 
     def flush(self) -> None:
         """Send everything now, as far as the transport takes it."""
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
+        self._flush()
+
+    def _flush(self) -> None:
+        self._handle = None
         if not self._closed and self._link.channel is not None:
             self._turn_page()
             self._send()
@@ -95,20 +99,22 @@ class Outbox:
             self._handle = None
 
     def _turn_page(self) -> None:
-        report = self._link.report_due()
-        if report is not None:
-            self._messages.append(report)
+        link, now = self._link, self._time()
+        if link.owes_report:
+            report = link.report_due(now)
+            if report is not None:
+                self._messages.append(report)
         messages, frames = self._messages, self._frames
         if not messages:
             return
         self._messages, self._frames = [], []
-        clock = int(self._time() * 1000) & LIMIT
+        clock = int(now * 1000) & LIMIT
         try:
-            envelope = encode(self._link.to, clock, messages)
+            envelope = encode(link.to, clock, messages)
         except (TypeError, ValueError):
-            envelope = encode(self._link.to, clock, self._encodable(messages))
-        if len(envelope) <= self._link.limit:
-            self._pages.append(([envelope, *frames], self._link.sequence))
+            envelope = encode(link.to, clock, self._encodable(messages))
+        if len(envelope) <= link.limit:
+            self._pages.append(([envelope, *frames], link.sequence))
         else:
             self._split(clock, messages, frames)
 
@@ -155,7 +161,7 @@ class Outbox:
                 if len(pages) * _PAGE_MESSAGES > self._config.max_queued_messages:
                     self._give_up("the peer does not read: its queue and ours are full")
                 elif self._handle is None:
-                    self._handle = self._loop.call_later(_RETRY_FULL, self.flush)
+                    self._handle = self._loop.call_later(_RETRY_FULL, self._flush)
                 return
             else:
                 self._give_up("connection lost")

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from ._call import NO_METADATA
 from ._core import messages as m
 from ._core.messages import Message
 from ._core.timing import Average, Deadlines
@@ -28,7 +29,6 @@ __all__ = ["Handler", "Running", "Server"]
 
 _log = logging.getLogger("zmesh.server")
 
-_NO_METADATA: Final[Mapping[str, str | bytes]] = {}
 _LATENCY_MEMORY: Final = 10.0  # seconds
 _SLICE: Final = 0.02  # seconds of handlers that do not wait, before the loop has another turn
 _IDLE_WORKERS: Final = 64
@@ -46,44 +46,33 @@ class Handler:
 
 
 class Running:
-    """A call that this node serves. As an item of `Deadlines` it is called when its time is over."""
+    """A call that this node serves. As an item of `Deadlines` it is called when its time is over.
 
-    __slots__ = (
-        "answered",
-        "arguments",
-        "arrived",
-        "begun",
-        "bucket",
-        "deadline",
-        "link",
-        "loop",
-        "metadata",
-        "method",
-        "number",
-        "over",
-        "reply_metadata",
-        "server",
-        "started",
-        "task",
-    )
+    What most calls never change is only on the class: setting it at each call costs more than all else here.
+    """
 
-    def __init__(self, server: Server, link: Link, method: Handler, message: Message, arrived: float) -> None:
+    bucket: dict[Callable[[], None], float] | None = None  # of the deadlines, once the handler waits
+    reply_metadata: dict[str, str | bytes] | None = None
+    begun = False  # its handler is being called, or was
+    started = False  # the handler began
+    answered = False  # nothing more is sent: answered, cancelled, or its link is gone
+    over = False  # the handler ended
+    task: asyncio.Task[None] | None = None
+
+    def __init__(
+        self, server: Server, link: Link, method: Handler, message: Message, arrived: float, deadline: float
+    ) -> None:
         self.server = server
-        self.loop = server.loop
         self.link = link
         self.method = method
         self.number: int = message[1]  # type: ignore[assignment]
-        self.arguments = message[4]
-        self.metadata: Mapping[str, str | bytes] = message[5] or _NO_METADATA  # type: ignore[assignment]
-        self.reply_metadata: dict[str, str | bytes] | None = None
+        self.message = message
         self.arrived = arrived
-        self.deadline = 0.0
-        self.bucket: dict[Callable[[], None], float] | None = None  # of the deadlines, once the handler waits
-        self.begun = False  # its task took its first step
-        self.started = False  # the handler began
-        self.answered = False  # nothing more is sent: answered, cancelled, or its link is gone
-        self.over = False  # the handler ended
-        self.task: asyncio.Task[None] | None = None
+        self.deadline = deadline
+
+    @property
+    def metadata(self) -> Mapping[str, str | bytes]:
+        return self.message[5] or NO_METADATA  # type: ignore[return-value]
 
     def __call__(self) -> None:
         self.server.expired(self)
@@ -95,11 +84,6 @@ def _text_of(error: BaseException) -> str:
         return f"{name}: {error}" if str(error) else name
     except Exception:  # its own __str__ fails
         return name
-
-
-def _first_step(running: Running, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    current.set(running)
-    return coroutine.send(None)
 
 
 class _Rest:
@@ -167,7 +151,7 @@ class Server:
         self._drained: asyncio.Event = asyncio.Event()
         self.draining = False
         self._names = [schema.name for schema, _ in services]
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[object, Handler] = {}
         for schema, instance in services:
             for method in schema.methods.values():
                 raw = getattr(type(instance), method.name).handler
@@ -178,40 +162,43 @@ class Server:
         """Calls that occupy this node."""
         return self._count + self._abandoned
 
-    def received(self, link: Link, message: Message, waited: int) -> None:
+    def received(self, link: Link, message: Message, waited: int, now: float) -> None:
         """A CALL that stood `waited` ms in queues on its way."""
-        number: int
-        path: str
-        number, path = message[1], message[2]  # type: ignore[assignment]
+        handler = self._handlers.get(message[2])
         remaining: int = message[3] - waited  # type: ignore[operator]
-        handler = self._handlers.get(path)
-        if handler is None:
-            link.fail(number, Code.UNIMPLEMENTED, self._unknown(path), ran=False)
+        if (
+            handler is None
+            or remaining <= 0
+            or self._count + self._abandoned >= self._config.max_calls
+            or message[1] in link.running
+            or handler.schema.kind != "unary"
+        ):
+            self._refuse(link, message, handler, waited)
             return
-        if remaining <= 0:
-            text = f"{path} expired before it ran: it stood {waited} ms in queues"
-            link.fail(number, Code.DEADLINE_EXCEEDED, text, ran=False)
-            return
-        if self.in_flight >= self._config.max_calls:
-            text = f"{self._name!r} runs {self.in_flight} calls, its limit (Config.max_calls)"
-            link.fail(number, Code.RESOURCE_EXHAUSTED, text, ran=False)
-            return
-        if handler.schema.kind != "unary":
-            text = f"{path} streams, which this version does not carry over the network"
-            link.fail(number, Code.UNIMPLEMENTED, text, ran=False)
-            return
-        if number in link.running:
-            link.fail(number, Code.INVALID_ARGUMENT, f"call {number} is running already", ran=False)
-            return
-        now = self.time()
-        running = Running(self, link, handler, message, now)
-        running.deadline = now + remaining / 1000
-        link.running[number] = running
+        running = Running(self, link, handler, message, now, now + remaining / 1000)
+        link.running[running.number] = running
         self._count += 1
         # It starts in the next turn of the loop: a cancel that came right behind it is seen first.
         self._queue.append(running)
         if not self._waking:
             self._wake()
+
+    def _refuse(self, link: Link, message: Message, handler: Handler | None, waited: int) -> None:
+        """Say why a CALL does not run."""
+        number: int = message[1]  # type: ignore[assignment]
+        path, remaining = message[2], message[3]
+        if handler is None:
+            code, text = Code.UNIMPLEMENTED, self._unknown(path)
+        elif remaining <= waited:  # type: ignore[operator]
+            code, text = Code.DEADLINE_EXCEEDED, f"{path} expired before it ran: it stood {waited} ms in queues"
+        elif self.in_flight >= self._config.max_calls:
+            text = f"{self._name!r} runs {self.in_flight} calls, its limit (Config.max_calls)"
+            code = Code.RESOURCE_EXHAUSTED
+        elif handler.schema.kind != "unary":
+            code, text = Code.UNIMPLEMENTED, f"{path} streams, which this version does not carry over the network"
+        else:
+            code, text = Code.INVALID_ARGUMENT, f"call {number} is running already"
+        link.fail(number, code, text, ran=False)
 
     def cancelled(self, link: Link, number: int) -> None:
         """The caller gave up a call."""
@@ -296,7 +283,9 @@ class Server:
                     if running.over:  # cancelled before it began
                         continue
                     running.task = task
-                    await self._run(running)
+                    rest = self._begin(running)
+                    if rest is not None:
+                        await rest
                     if task.cancelling():
                         return
                     if self._ended > slice_ends:  # heartbeats and timers have their turn
@@ -314,7 +303,8 @@ class Server:
 
     # -- one call
 
-    async def _run(self, running: Running) -> None:
+    def _begin(self, running: Running) -> Coroutine[Any, Any, None] | None:
+        """Run a call up to where its handler first waits, and return what is left of it; None where it is over."""
         running.begun = True
         schema = running.method.schema
         now = self.time()
@@ -323,46 +313,66 @@ class Server:
             self._catch_up()
         try:
             if running.answered:
-                return
+                raise asyncio.CancelledError
             if now >= running.deadline:
                 raise DeadlineExceeded(f"{schema.path} expired before it ran: {self._name!r} was held up")
-            args, kwargs = schema.load_arguments(running.arguments)
-            running.arguments = None
+            args, kwargs = schema.load_arguments(running.message[4])
+            running.message[4] = None
             coroutine: Coroutine[Any, Any, Any]
             if schema.is_async:
                 running.started = True
                 coroutine = running.method.function(*args, **kwargs)
             else:
                 coroutine = self._in_thread(running, args, kwargs)
-            # Workers serve many calls: each runs in a context of its own, so that no variable leaks to the next.
-            context = self._context.copy()
+            # Workers serve many calls: each runs in a context of its own, so that no variable leaks to the next. The
+            # worker's has what services set when they were entered and, from here on, whose call this is.
+            current.set(running)
+            context = contextvars.copy_context()
             try:
-                awaited = context.run(_first_step, running, coroutine)
+                awaited = context.run(coroutine.send, None)
             except StopIteration as finished:
-                value = finished.value
+                self._answer(running, finished.value)
             else:
-                if self._queue and not self._waking:  # this worker waits: another goes on
-                    self._wake()
-                self._waiting[running] = None
-                running.bucket = self._deadlines.add(running.deadline, running, now)
-                value = await _Rest(context, coroutine, awaited)
-            result = schema.dump_result(value)
-            if not running.answered:
-                metadata = running.reply_metadata
-                running.link.reply(running.number, result, metadata, buffers=schema.buffers_in_result)
-                self._answer(running)
-        except asyncio.CancelledError:
-            if not running.answered:
-                text = f"{schema.path} was cancelled at {self._name!r}"
-                self._fail(running, Code.CANCELLED, text, None)
-        except RpcError as error:
-            self._fail(running, error.code, error.message, {"details": dict(error.details)} if error.details else None)
-        except Exception as error:
-            self._fail(running, Code.INTERNAL, _text_of(error), self._remote(error, schema))
-        except BaseException as error:  # the caller is told, whatever it is
-            self._fail(running, Code.INTERNAL, _text_of(error), None)
-            if isinstance(error, (SystemExit, KeyboardInterrupt, GeneratorExit)):  # and the process goes its way
-                raise
+                return self._finish(running, _Rest(context, coroutine, awaited), now)
+        except BaseException as error:
+            self._failed(running, error)
+        return None
+
+    async def _finish(self, running: Running, rest: _Rest, now: float) -> None:
+        """Wait for a handler that waits for something."""
+        self._waiting[running] = None
+        running.bucket = self._deadlines.add(running.deadline, running, now)
+        if self._queue and not self._waking:  # this worker waits: another goes on
+            self._wake()
+        try:
+            self._answer(running, await rest)
+        except BaseException as error:
+            self._failed(running, error)
+
+    def _answer(self, running: Running, value: object) -> None:
+        """A handler has returned. Raises Internal where the value does not fit its annotation."""
+        schema = running.method.schema
+        result = schema.dump_result(value)
+        if not running.answered:
+            running.link.reply(running.number, result, running.reply_metadata, schema.buffers_in_result)
+            self._answered(running)
+        self._over(running)
+
+    def _failed(self, running: Running, error: BaseException) -> None:
+        """A handler has raised, or could not be called, or its answer could not be sent: tell the caller."""
+        schema = running.method.schema
+        try:
+            if isinstance(error, asyncio.CancelledError):
+                self._fail(running, Code.CANCELLED, f"{schema.path} was cancelled at {self._name!r}", None)
+            elif isinstance(error, RpcError):
+                fields: dict[str, object] | None = {"details": dict(error.details)} if error.details else None
+                self._fail(running, error.code, error.message, fields)
+            elif isinstance(error, Exception):
+                self._fail(running, Code.INTERNAL, _text_of(error), self._remote(error, schema))
+            else:
+                self._fail(running, Code.INTERNAL, _text_of(error), None)
+                if isinstance(error, (SystemExit, KeyboardInterrupt, GeneratorExit)):
+                    raise error  # the caller was told, and the process goes its way
         finally:
             self._over(running)
 
@@ -404,25 +414,26 @@ class Server:
         self._slots.release()
         self._drained.set()
 
-    def _answer(self, running: Running) -> None:
+    def _answered(self, running: Running) -> None:
         """From here on nothing more is sent for this call."""
         running.answered = True
-        running.link.running.pop(running.number, None)
-        running.link.settled()
+        link = running.link
+        link.running.pop(running.number, None)
+        if link.acknowledged:
+            link.settled()
 
     def _fail(self, running: Running, code: int, text: str, fields: dict[str, object] | None) -> None:
         if not running.answered:
             text = text.encode(errors="replace").decode()  # a lone surrogate has no form on the wire
             running.link.fail(running.number, code, text, ran=running.started, fields=fields)
-            self._answer(running)
+            self._answered(running)
 
     def _stop(self, running: Running) -> None:
-        self._answer(running)
-        if running.begun:
-            if running.task is not None and not running.over:
-                running.task.cancel()
-        else:
+        self._answered(running)
+        if not running.begun:
             self._over(running)
+        elif running.task is not None and not running.over:
+            running.task.cancel()
 
     def _over(self, running: Running) -> None:
         if running.over:
@@ -435,7 +446,7 @@ class Server:
         if running.started:
             now = self._ended = self.time()
             self._latency.add(now - running.arrived, now)
-        if not self._count:
+        if self.draining and not self._count:
             self._drained.set()
 
     def _remote(self, error: Exception, schema: MethodSchema) -> dict[str, object]:

@@ -97,6 +97,6 @@ def context() -> Context:
 def inherited_deadline() -> float | None:
     """The deadline that a call made here and now inherits: a task that outlives its call has none."""
     running = current.get()
-    if running is None or running.over or running.loop is not asyncio.get_running_loop():
+    if running is None or running.over or running.server.loop is not asyncio.get_running_loop():
         return None
     return running.deadline

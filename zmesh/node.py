@@ -27,7 +27,7 @@ from ._arguments import (
     schema_of_instance,
     use_mdns,
 )
-from ._client import Client, Outgoing
+from ._client import Client, Outgoing, Target
 from ._clients import DynamicClient, Options, TypedCaller
 from ._core.balance import make_policy
 from ._core.members import Member
@@ -444,12 +444,13 @@ class Node:
         """A description of a service, from a node whose digest is not known yet, if there is one."""
         client = self._running().client
         path = f"{_introspection.BUILT_IN}.describe"
-        call = Outgoing(client, service, None, path, True, {"service": service}, False, None)
+        target = Target(service, None, path, True, False, _introspection.parse)
+        call = Outgoing(client, target, {"service": service}, client.timeout(timeout), None)
         _, unknown = self._described(service)
         call.avoid = [m.id for m in self._running().members.offering(service) if unknown and m not in unknown]
-        message, link = await client.perform(call, timeout)
-        description = _introspection.parse(message[2])
-        for offer in link.remote.services if link.remote is not None else ():
+        description: _introspection.Description = await call
+        assert call.link is not None
+        for offer in call.link.remote.services if call.link.remote is not None else ():
             if offer.name == service:
                 self._descriptions[offer.digest] = description
         return description

@@ -99,29 +99,34 @@ class MethodSchema:
         if type(wire) is not dict:
             wire = self._by_name(wire)
         args: list[Any] = []
-        defaults = 0
-        for name, exact, form, default in self._positional:
-            value = wire.get(name, ABSENT)
-            if type(value) in exact:
-                args.append(value)
-            elif value is ABSENT:
-                if default is ABSENT:
-                    raise self._missing(name)
-                args.append(default)
-                defaults += 1
-            else:
-                args.append(self._load_argument(name, form, value))
         named: dict[str, Any] = {}
-        for name, exact, form, default in self._keyword_only:
-            value = wire.get(name, ABSENT)
-            if type(value) in exact:
-                named[name] = value
-            elif value is ABSENT:
-                if default is ABSENT:
+        defaults = 0
+        try:
+            for name, exact, load, default in self._positional:
+                value = wire.get(name, ABSENT)
+                if type(value) in exact:
+                    args.append(value)
+                elif value is not ABSENT:
+                    args.append(load(value))
+                elif default is ABSENT:
                     raise self._missing(name)
-                defaults += 1
-            else:
-                named[name] = self._load_argument(name, form, value)
+                else:
+                    args.append(default)
+                    defaults += 1
+            for name, exact, load, default in self._keyword_only:
+                value = wire.get(name, ABSENT)
+                if type(value) in exact:
+                    named[name] = value
+                elif value is not ABSENT:
+                    named[name] = load(value)
+                elif default is ABSENT:
+                    raise self._missing(name)
+                else:
+                    defaults += 1
+        except InvalidArgument:
+            raise
+        except Exception as error:  # a conversion may run the user's own __post_init__, which may raise anything
+            self._refuse_argument(name, error)
         if len(wire) + defaults != len(self.parameters):
             unknown = ", ".join(repr(name) for name in wire if name not in self.parameters)
             raise _invalid(f"{self.path}: unknown argument {unknown}; {self._takes()}")
@@ -196,14 +201,6 @@ class MethodSchema:
             raise _invalid(f"{self.path}: {len(wire)} positional arguments; {self._takes()}")
         return {plan[0]: value for plan, value in zip(self._positional, wire, strict=False)}
 
-    def _load_argument(self, name: str, form: Form | None, value: object) -> Any:
-        if form is None:
-            return value
-        try:
-            return form.load(value)
-        except Exception as error:  # a conversion may run the user's own __post_init__, which may raise anything
-            self._refuse_argument(name, error)
-
     def _refuse_argument(self, name: str, error: Exception) -> NoReturn:
         raise _invalid(f"{self.path}: argument {name!r}: {_reason(error)}") from error
 
@@ -249,13 +246,13 @@ def schema_of(service: type[Any]) -> ServiceSchema:
     return service._zmesh_compile() if compiled is None else compiled
 
 
-_Plan: TypeAlias = tuple[str, frozenset[type], Form | None, Any]
+_Plan: TypeAlias = tuple[str, frozenset[type], Callable[[object], Any], Any]
 
 
 def _load_plan(parameter: Parameter) -> _Plan:
     if parameter.is_stream:
-        return parameter.name, frozenset(), None, parameter.default
-    return parameter.name, parameter.form.exact, parameter.form, parameter.default
+        return parameter.name, frozenset(), lambda value: value, parameter.default
+    return parameter.name, parameter.form.exact, parameter.form.load, parameter.default
 
 
 def _compile_bind(method: MethodSchema, parameters: tuple[Parameter, ...]) -> Callable[..., dict[str, object]]:

@@ -204,23 +204,6 @@ def _check_reject(m: Message) -> bool:
     return len(m) >= 3 and _number(m[1]) and isinstance(m[2], str)
 
 
-def _check_call(m: Message) -> bool:
-    return (
-        len(m) >= 6
-        and type(m[1]) is int
-        and 0 <= m[1] <= LIMIT
-        and type(m[2]) is str
-        and type(m[3]) is int
-        and 0 <= m[3] <= LIMIT
-        and type(m[4]) in _ARGUMENT_TYPES
-        and (m[5] is None or _metadata(m[5]))
-    )
-
-
-def _check_reply(m: Message) -> bool:
-    return len(m) >= 4 and type(m[1]) is int and 0 <= m[1] <= LIMIT and (m[3] is None or _metadata(m[3]))
-
-
 def _check_error(m: Message) -> bool:
     return (
         len(m) >= 6
@@ -256,18 +239,30 @@ def _check_goodbye(m: Message) -> bool:
     return len(m) >= 2 and (m[1] is None or _number(m[1]))
 
 
-CHECKS: Final[dict[int, tuple[str, Callable[[Message], bool]]]] = {
-    HELLO: ("HELLO", _check_hello),
-    REJECT: ("REJECT", _check_reject),
-    CALL: ("CALL", _check_call),
-    REPLY: ("REPLY", _check_reply),
-    ERROR: ("ERROR", _check_error),
-    CANCEL: ("CANCEL", _check_one_number),
-    HEARTBEAT: ("HEARTBEAT", _check_heartbeat),
-    DRAIN: ("DRAIN", _check_nothing),
-    DRAIN_ACK: ("DRAIN_ACK", _check_nothing),
-    GOODBYE: ("GOODBYE", _check_goodbye),
-    UNSUPPORTED: ("UNSUPPORTED", _check_one_number),
+NAMES: Final = {
+    HELLO: "HELLO",
+    REJECT: "REJECT",
+    CALL: "CALL",
+    REPLY: "REPLY",
+    ERROR: "ERROR",
+    CANCEL: "CANCEL",
+    HEARTBEAT: "HEARTBEAT",
+    DRAIN: "DRAIN",
+    DRAIN_ACK: "DRAIN_ACK",
+    GOODBYE: "GOODBYE",
+    UNSUPPORTED: "UNSUPPORTED",
+}
+
+_CHECKS: Final[dict[int, Callable[[Message], bool]]] = {
+    HELLO: _check_hello,
+    REJECT: _check_reject,
+    ERROR: _check_error,
+    CANCEL: _check_one_number,
+    HEARTBEAT: _check_heartbeat,
+    DRAIN: _check_nothing,
+    DRAIN_ACK: _check_nothing,
+    GOODBYE: _check_goodbye,
+    UNSUPPORTED: _check_one_number,
 }
 
 
@@ -281,7 +276,28 @@ def check(message: object) -> int:
     kind = message[0]
     if type(kind) is not int or not 0 <= kind <= LIMIT:
         raise ProtocolError(f"a message begins with its kind, got {brief(kind)}")
-    known = CHECKS.get(kind)
-    if known is not None and not known[1](message):
-        raise ProtocolError(f"{known[0]} has fields of the wrong number or type: {brief(message, 120)}")
+    if kind == REPLY:  # the two that there are many of cost no call of a function
+        fits = (
+            len(message) >= 4
+            and type(number := message[1]) is int
+            and 0 <= number <= LIMIT
+            and (message[3] is None or _metadata(message[3]))
+        )
+    elif kind == CALL:
+        fits = (
+            len(message) >= 6
+            and type(number := message[1]) is int
+            and 0 <= number <= LIMIT
+            and type(message[2]) is str
+            and type(remaining := message[3]) is int
+            and 0 <= remaining <= LIMIT
+            and type(message[4]) in _ARGUMENT_TYPES
+            and (message[5] is None or _metadata(message[5]))
+        )
+    elif kind in _CHECKS:
+        fits = _CHECKS[kind](message)
+    else:
+        return kind
+    if not fits:
+        raise ProtocolError(f"{NAMES[kind]} has fields of the wrong number or type: {brief(message, 120)}")
     return kind

@@ -9,6 +9,7 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 _MODULUS: Final = 1 << 31
+_BURST: Final = 0.05 / 0.95  # the x for which x / (1 + x) is 5 %
 
 
 def expand(number: int, below: int) -> int:
@@ -129,13 +130,13 @@ class Average:
 
     def add(self, sample: float, now: float) -> None:
         """Take in a sample. Samples close together count for little each, whatever their number."""
-        self.samples += 1
-        if self.value is None:
+        value = self.value
+        if value is None:
             self.value = sample
         else:
             # 1 - e^-x ~ x / (1 + x): the same limits without a call to exp on the hot path. At least 5 %, so that a
             # burst of replies in one turn of the loop is not taken for one sample.
             x = (now - self.when) / self._tau
-            weight = x / (1.0 + x)
-            self.value += (sample - self.value) * (weight if weight > 0.05 else 0.05)
+            self.value = value + (sample - value) * (x / (1.0 + x) if x > _BURST else 0.05)
         self.when = now
+        self.samples += 1

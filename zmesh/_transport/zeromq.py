@@ -146,19 +146,24 @@ class _Socket:
         self._closed = False
 
     def _watch(self) -> None:
-        self._loop.add_reader(self._descriptor, self.poll)
+        self._loop.add_reader(self._descriptor, self._edge)
         self._look_again()  # an edge may have passed before anybody watched
+
+    def _edge(self) -> None:
+        """Receive one message, and look for more when what it led to is done: behind its answer, whose sending asks
+        for another look by itself. Most often there is one message, and one look less."""
+        self.poll(1)
 
     def poll(self, limit: int | None = _ENVELOPES_A_TURN) -> None:
         """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn."""
         taken = 0
         try:
             while not self._closed and self._readable():
+                self._receive()
+                taken += 1
                 if taken == limit:
                     self._look_again()
                     return
-                self._receive()
-                taken += 1
         except zmq.ZMQError as error:
             if not self._closed and error.errno not in (zmq.ETERM, zmq.ENOTSOCK):
                 raise
@@ -179,7 +184,7 @@ class _Socket:
 
     def _after_send(self) -> None:
         # A send may swallow the edge of a message that arrived meanwhile.
-        if self._readable():
+        if self._again is None and self._readable():
             self._look_again()
 
     def _receive(self) -> None:
