@@ -22,6 +22,7 @@ import pytest
 import zmq
 
 import zmesh
+from zmesh._client import Target
 from zmesh._core import messages as m
 from zmesh._core.messages import ProtocolError
 from zmesh._core.wire import decode
@@ -75,8 +76,10 @@ def test_the_decoder_refuses_or_decodes() -> None:
 def waiting(link: Link) -> None:
     """Two calls of ours are open on the link."""
     for _ in range(2):
-        attempt: Any = SimpleNamespace(sequence=0)
-        link.call(attempt, "Echo.echo", 1000, {"value": 1}, None, False)
+        target = Target("Echo", None, "Echo.echo", True, False, lambda value: value)
+        call: Any = SimpleNamespace(target=target, arguments={"value": 1}, request_metadata=None)
+        member: Any = None
+        link.call(call, member, 0.0, 1000)
 
 
 def connecting(owner: FakeOwner) -> tuple[Link, FakeChannel]:
