@@ -1,4 +1,5 @@
-"""The two sides of each system that `floor` compares: a server process, and a client process that obeys its input.
+"""The two sides of each system that `floor` and `blocking` compare: a server process, and a client process that obeys
+its input.
 
 The client reads a JSON order a line and answers each with a JSON line. Every reply is compared with what was sent.
 """
@@ -192,15 +193,45 @@ async def ask_zmesh(address: str, typed: bool, ipc: bool) -> None:
                 answer({"calls_a_second": await throughput(told["in_flight"], told["seconds"])})
 
 
+def ask_blocking(address: str) -> None:
+    import zmesh
+    from benchmarks._echo import Echo
+
+    with zmesh.connect(peers=[address], discovery=None, config=zmesh.Config(ipc=False)) as mesh:
+        echo = mesh.client(Echo).echo
+        number = 0
+
+        def latency(calls: int) -> list[float]:
+            nonlocal number
+            taken = []
+            for _ in range(calls):
+                number += 1
+                argument = {"name": "World", "n": number, "data": DATA}
+                began = now()
+                result = echo(argument)
+                taken.append(now() - began)
+                assert result == argument
+            return taken
+
+        latency(10)
+        ready("")
+        while True:
+            told = order()
+            latency(told["calls"] // 10)
+            answer({"seconds": latency(told["calls"])})
+
+
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("system", choices=["bare", "zmesh", "zmesh-typed", "zmesh-ipc"])
+    options.add_argument("system", choices=["bare", "zmesh", "zmesh-typed", "zmesh-ipc", "zmesh-blocking"])
     options.add_argument("side", choices=["serve", "ask"])
     options.add_argument("--address", default="")
     options.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")
     given = options.parse_args()
     if given.system == "bare":
         serve_bare() if given.side == "serve" else ask_bare(given.address)
+    elif given.system == "zmesh-blocking":
+        ask_blocking(given.address)  # on uvloop where it is installed, as `zmesh.connect` does
     elif given.side == "serve":
         run(serve_zmesh(ipc=given.system == "zmesh-ipc"), given.loop)
     else:

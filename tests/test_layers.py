@@ -24,7 +24,7 @@ DOORS = {
     "numpy": ("_core/wire",),
     "click": ("cli",),
     "rich": ("cli",),
-    "uvloop": ("cli",),
+    "uvloop": ("cli", "sync"),
 }
 # What does IO, waits or tells the time: none of the rules' business.
 OUTSIDE = {"asyncio", "concurrent", "multiprocessing", "os", "selectors", "signal", "socket", "ssl", "subprocess",

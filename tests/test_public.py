@@ -16,7 +16,8 @@ import pytest
 
 import zmesh
 
-PUBLIC_MODULES = ["zmesh", "zmesh.config", "zmesh.context", "zmesh.errors", "zmesh.testing"]
+PUBLIC_MODULES = ["zmesh", "zmesh.config", "zmesh.context", "zmesh.errors", "zmesh.sync", "zmesh.testing"]
+LAZY = ["Mesh", "connect"]  # loaded when they are used
 
 
 def public(module: ModuleType) -> list[str]:
@@ -25,7 +26,9 @@ def public(module: ModuleType) -> list[str]:
 
 
 def test_all_is_what_can_be_imported() -> None:
-    assert sorted(zmesh.__all__) == sorted([*public(zmesh), "__version__"])
+    assert sorted(zmesh.__all__) == sorted([*public(zmesh), *LAZY, "__version__"])
+    with pytest.raises(AttributeError, match="module 'zmesh' has no attribute 'conect'"):
+        zmesh.conect  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_all_is_sorted() -> None:
@@ -40,8 +43,8 @@ def test_every_name_of_a_public_module_exists(name: str) -> None:
 
 
 def test_the_names_of_the_tour_are_there() -> None:
-    names = "Service rpc Node context RpcError Unavailable DeadlineExceeded NotFound MaybeExecuted Call Config Code"
-    assert set(names.split()) <= set(zmesh.__all__)
+    names = "Service rpc Node connect context RpcError Unavailable DeadlineExceeded NotFound MaybeExecuted Call Config"
+    assert {*names.split(), "Code", "Mesh"} <= set(zmesh.__all__)
     assert issubclass(zmesh.MaybeExecuted, zmesh.Unknown)
     assert not issubclass(zmesh.MaybeExecuted, zmesh.Unavailable)
 
@@ -91,5 +94,5 @@ def test_import_loads_nothing_slow() -> None:
     code = "import json, sys; import zmesh; print(json.dumps(sorted(sys.modules)))"
     loaded = set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
     assert "zmesh.node" in loaded
-    slow = {"zeroconf", "rich", "click", "numpy", "ifaddr", "uvloop", "zmesh.testing", "zmesh.cli"}
+    slow = {"zeroconf", "rich", "click", "numpy", "ifaddr", "uvloop", "zmesh.sync", "zmesh.testing", "zmesh.cli"}
     assert loaded & slow == set()

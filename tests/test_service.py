@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -77,10 +77,8 @@ class RecordingCaller:
 
         return lambda *args, **kwargs: Call(answer(args, kwargs))
 
-    def options(
-        self, *, timeout: float | None = None, metadata: Mapping[str, str | bytes] | None = None
-    ) -> RecordingCaller:
-        given = {name: value for name, value in (("timeout", timeout), ("metadata", metadata)) if value is not None}
+    def options(self, **changes: Any) -> RecordingCaller:
+        given = {name: value for name, value in changes.items() if value is not None}
         return RecordingCaller(self.bound, **{**self.chosen, **given})
 
 

@@ -1,5 +1,7 @@
 """zmesh: brokerless RPC for Python. Nodes find each other by mDNS, call, balance load and fail over."""
 
+import typing
+
 from ._call import Call
 from ._version import __version__
 from .config import Config
@@ -28,6 +30,18 @@ from .errors import (
 from .node import Node, Peer
 from .service import Method, Service, Streaming, Unary, rpc
 
+if typing.TYPE_CHECKING:
+    from .sync import Mesh, connect
+else:
+
+    def __getattr__(name: str) -> object:
+        if name in ("Mesh", "connect"):  # loaded when they are used: most programs need one face
+            from . import sync
+
+            return getattr(sync, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "Aborted",
     "AlreadyExists",
@@ -42,6 +56,7 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "MaybeExecuted",
+    "Mesh",
     "Method",
     "Node",
     "NotFound",
@@ -58,6 +73,7 @@ __all__ = [
     "Unimplemented",
     "Unknown",
     "__version__",
+    "connect",
     "context",
     "rpc",
 ]

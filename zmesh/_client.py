@@ -21,6 +21,7 @@ from ._core.call import Event, State, Verdict, judge
 from ._core.members import Member, Members
 from ._core.messages import Message
 from ._core.retry import Action, after, backoff, worth_another_node
+from ._core.selection import Selection
 from ._core.timing import Deadlines
 from ._link import Attempt, Link
 from ._platform import clock_of
@@ -73,6 +74,8 @@ class Outgoing(Call[Any]):
 
     future: asyncio.Future[Message]
     deadline: float
+    selection: Selection | None = None  # which of those that offer the service may take it
+    hedge_after: float | None = None  # seconds without an answer until it is sent to a second peer as well
     attempts: Sequence[Attempt] = ()
     avoid: Sequence[bytes] = ()  # peers that refused it or were lost with it
     link: Link | None = None  # over which the answer came
@@ -148,6 +151,8 @@ class Client:
         call.future = future = self._loop.create_future()
         bucket = self._deadlines.add(deadline, call, now)
         self._start(call, now)
+        if call.hedge_after is not None:
+            self._deadlines.add(now + call.hedge_after, _Hedge(call), now)
         try:
             message = await future
         finally:
@@ -170,7 +175,9 @@ class Client:
     def _start(self, call: Outgoing, now: float) -> None:
         """One more attempt, on the best peer there is; without one, wait for it."""
         target = call.target
-        candidates = self._members.candidates(target.service, target.major)
+        candidates: Sequence[Member[Link]] = self._members.candidates(target.service, target.major)
+        if call.selection is not None:
+            candidates = call.selection.among(candidates)
         count = len(candidates)
         if not count:
             self._park(call)
@@ -188,7 +195,11 @@ class Client:
             member = usable[self._policy.choose(usable, target.path) if len(usable) > 1 else 0]
         self._attempt(call, member, now)
 
-    def _hopeless(self, call: Outgoing, candidates: list[Member[Link]]) -> bool:
+    def _candidates(self, call: Outgoing) -> Sequence[Member[Link]]:
+        candidates = self._members.candidates(call.target.service, call.target.major)
+        return candidates if call.selection is None else call.selection.among(candidates)
+
+    def _hopeless(self, call: Outgoing, candidates: Sequence[Member[Link]]) -> bool:
         """Whether everybody who offers the service has said that it lacks the method: waiting changes nothing."""
         refusal = call.refusal
         if refusal is None or refusal.code is not Code.UNIMPLEMENTED:
@@ -274,18 +285,21 @@ class Client:
         elif call.refusal is not None:
             text = f"{call.target.path} was refused until its deadline, at last with {call.refusal}"
         else:
-            service = call.target.service
-            text = f"no node offers {service!r} by the call's deadline: {self._describe(service)}"
+            text = f"{self._nobody(call)} by the call's deadline: {self._describe(call.target.service)}"
         self._settle(call, DeadlineExceeded(text, may_have_run=ran))
+
+    def _nobody(self, call: Outgoing) -> str:
+        who = "" if call.selection is None else f" {call.selection}"
+        return f"no node{who} offers {call.target.service!r}"
 
     def impatient(self, call: Outgoing) -> None:
         """The time to wait for a peer has passed."""
         if call.future.done() or call not in self._parked:
             return
-        service = call.target.service
-        if self._members.candidates(service, call.target.major):
+        if self._candidates(call):
             return  # there are peers, and they refuse: until the deadline
-        text = f"no node offers {service!r} after {self._config.patience:.1f} s: {self._describe(service)}"
+        service = call.target.service
+        text = f"{self._nobody(call)} after {self._config.patience:.1f} s: {self._describe(service)}"
         if call.may_have_run:
             self._settle(call, MaybeExecuted(f"{call.target.path} may have run on a node that was lost, and {text}"))
         else:
@@ -371,12 +385,19 @@ class Client:
 
     def _try_elsewhere(self, call: Outgoing) -> None:
         """One more attempt at an idempotent call, if every one that is out is with a silent peer."""
-        if not call.target.idempotent or call.future.done() or not all(a.link.suspected for a in call.attempts):
-            return
+        if call.target.idempotent and not call.future.done() and all(a.link.suspected for a in call.attempts):
+            self._second(call)
+
+    def hedge(self, call: Outgoing) -> None:
+        """An idempotent call has had no answer for `hedge_after`: try another peer too, and take the first answer."""
+        if not call.future.done() and len(call.attempts) == 1:
+            self._second(call)
+
+    def _second(self, call: Outgoing) -> None:
         tried = [a.member for a in call.attempts]
         others = [
             c
-            for c in self._members.candidates(call.target.service, call.target.major)
+            for c in self._candidates(call)
             if c not in tried
             and c.id not in call.avoid
             and c.link is not None
@@ -420,6 +441,18 @@ class _Patience:
 
     def __call__(self) -> None:
         self._call.client.impatient(self._call)
+
+
+class _Hedge:
+    """The item of `Deadlines` for the time that a call waits for its first answer alone."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Outgoing) -> None:
+        self._call = call
+
+    def __call__(self) -> None:
+        self._call.client.hedge(self._call)
 
 
 def error_of(message: Message, link: Link) -> RpcError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from . import _introspection
 from ._call import Call
 from ._client import Client, Outgoing, Target
+from ._core.selection import Named, Selection
 from ._values import dump_untyped, load_untyped
 from .schema import MethodSchema, ServiceSchema
 
@@ -29,22 +31,42 @@ class Options:
 
     timeout: float | None = None
     metadata: Mapping[str, str | bytes] | None = None
+    node: str | None = None
+    hedge_after: float | None = None
+    selection: Selection | None = None  # made of `node`, or given by `Node.scatter`
 
     def change(self, changes: Mapping[str, Any]) -> Options:
         given = {key: value for key, value in changes.items() if value is not None}
-        unknown = given.keys() - {"timeout", "metadata"}
+        names = [field.name for field in dataclasses.fields(self)]
+        unknown = given.keys() - names
         if unknown:
-            raise TypeError(f"options() takes timeout and metadata, not {', '.join(sorted(unknown))}")
-        timeout = given.get("timeout", self.timeout)
-        if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
-            raise ValueError(f"timeout is a positive number of seconds, got {timeout!r}")
+            raise TypeError(f"options() takes {', '.join(names[:-1])}, not {', '.join(sorted(unknown))}")
+        for name in ("timeout", "hedge_after"):
+            seconds = given.get(name)
+            if seconds is not None and not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
+                raise ValueError(f"{name} is a positive number of seconds, got {seconds!r}")
+        node = given.get("node", self.node)
+        if node is not None and not isinstance(node, str):
+            raise TypeError(f"node is the name of one, or its id in hex, got {node!r:.60}")
+        selection = given.get("selection", self.selection)
+        if "node" in given and node is not None:
+            selection = Named(node)
         metadata = given.get("metadata", self.metadata)
         if metadata is not None:
             metadata = dict(metadata)
             for key, value in metadata.items():
                 if not isinstance(key, str) or not isinstance(value, (str, bytes)):
                     raise TypeError(f"metadata maps str to str or bytes, got {key!r}: {value!r:.60}")
-        return Options(timeout, metadata)
+        hedge_after = given.get("hedge_after", self.hedge_after)
+        return Options(given.get("timeout", self.timeout), metadata, node, hedge_after, selection)
+
+    def outgoing(self, client: Client, target: Target, arguments: object, timeout: float) -> Outgoing:
+        """A call with all that is set here."""
+        if self.hedge_after is not None and not target.idempotent:
+            raise ValueError(f"{target.path} is not idempotent: hedging could run it twice")
+        call = Outgoing(client, target, arguments, timeout, self.metadata)
+        call.selection, call.hedge_after = self.selection, self.hedge_after
+        return call
 
 
 class TypedCaller:
@@ -64,9 +86,16 @@ class TypedCaller:
         client, bind, target = self._client, method.binder, Target.of(method, self._major)
         timeout, metadata = client.timeout(self._options.timeout), self._options.metadata
         client.want(method.service)
+        options = self._options
+        if options.hedge_after is None and options.selection is None:
 
-        def call(*args: object, **kwargs: object) -> Call[Any]:
-            return Outgoing(client, target, bind(*args, **kwargs), timeout, metadata)
+            def call(*args: object, **kwargs: object) -> Call[Any]:
+                return Outgoing(client, target, bind(*args, **kwargs), timeout, metadata)
+
+        else:
+
+            def call(*args: object, **kwargs: object) -> Call[Any]:
+                return options.outgoing(client, target, bind(*args, **kwargs), timeout)
 
         return call
 
@@ -84,11 +113,16 @@ class DynamicClient:
         self._options = options
 
     def options(
-        self, *, timeout: float | None = None, metadata: Mapping[str, str | bytes] | None = None
+        self,
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str | bytes] | None = None,
+        node: str | None = None,
+        hedge_after: float | None = None,
     ) -> DynamicClient:
-        """The same client with other settings; None leaves one as it is."""
-        changed = self._options.change({"timeout": timeout, "metadata": metadata})
-        return DynamicClient(self._node, self._service, changed)
+        """The same client with other settings, as `Service.options`; None leaves one as it is."""
+        changes = {"timeout": timeout, "metadata": metadata, "node": node, "hedge_after": hedge_after}
+        return DynamicClient(self._node, self._service, self._options.change(changes))
 
     async def describe(self) -> dict[str, Any]:
         """The service's methods, arguments and docstrings, from a node that offers it."""
@@ -136,7 +170,7 @@ class DynamicClient:
             raise NotImplementedError(f"{path} streams, which this version does not carry over the network")
         client = node._running().client
         target = Target(self._service, None, path, idempotent, True, load_untyped)
-        call = Outgoing(client, target, dump_untyped(arguments), deadline - loop.time(), options.metadata)
+        call = options.outgoing(client, target, dump_untyped(arguments), deadline - loop.time())
         try:
             return await call
         finally:

@@ -39,7 +39,7 @@ class Caller(Protocol):
     def bind(self, method: MethodSchema, /) -> Callable[..., Any]:
         """The callable that calls this method: it returns a `Call`, or an asynchronous iterator for a stream."""
 
-    def options(self, *, timeout: float | None = None, metadata: Mapping[str, str | bytes] | None = None) -> Caller:
+    def options(self, **changes: Any) -> Caller:
         """The same with other options; None keeps what it has."""
 
 
@@ -203,11 +203,21 @@ class Service:
         with contextlib.suppress(UnresolvedAnnotation):
             cls._zmesh_compile(_names_around_class())
 
-    def options(self, *, timeout: float | None = None, metadata: Mapping[str, str | bytes] | None = None) -> Self:
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str | bytes] | None = None,
+        node: str | None = None,
+        hedge_after: float | None = None,
+    ) -> Self:
         """A client like this one, whose calls have these options; what is not given stays as it is here.
 
         timeout: seconds until a call fails with DEADLINE_EXCEEDED.
         metadata: travels with each call; the handler reads it as `zmesh.context().metadata`.
+        node: only nodes of this name, or the one with this id, are called.
+        hedge_after: seconds without an answer until a second node is called as well; the first answer counts. Calling
+            a method that is not idempotent is then a ValueError.
         """
         caller: Caller | None = self.__dict__.get("_zmesh_caller")
         if caller is None:
@@ -215,7 +225,8 @@ class Service:
                 f"options() is for calls to other nodes, and this is a local {type(self).__name__}: "
                 f"use node.client({type(self).__name__}).options(...)"
             )
-        return _new_client(type(self), caller.options(timeout=timeout, metadata=metadata))
+        changes = {"timeout": timeout, "metadata": metadata, "node": node, "hedge_after": hedge_after}
+        return _new_client(type(self), caller.options(**changes))
 
     def __repr__(self) -> str:
         if "_zmesh_caller" in self.__dict__:

@@ -79,6 +79,40 @@ async def nodes(node: zmesh.Node) -> None:
     print(loud)
 
 
+def blocking(mesh: zmesh.Mesh) -> None:
+    mesh.call(Greeter.say_hello)(5)  # error
+    mesh.call(Greeter.say_hello)()  # error
+    mesh.call(Greeter.say_hello)(nme="Ann")  # error
+    number: int = mesh.call(Greeter.say_hello)("Ann")  # error
+    shouted: bytes = mesh.call(Greeter.shout)("Ann")  # error
+    mesh.call(Greeter.countdown)("3")  # error
+    text: str = next(mesh.call(Greeter.countdown)(3))  # error
+    items: list[int] = mesh.call(Greeter.countdown)(3)  # error
+    mesh.call(Greeter.say_hello, timeout="1")("Ann")  # error
+    mesh.call(Greeter.say_hello, metadata={"tenant": 5})("Ann")  # error
+    mesh.call("Greeter.say_hello")  # error
+    mesh.call(Greeter)  # error
+    mesh.call(Greeter.say_helo)  # error
+    mesh.client(5)  # error
+    mesh.client(Order)  # error
+    mesh.scatter(Greeter.say_hello, to="all")(5)  # error
+    print(mesh.peers[0].nme)  # error
+    mesh.clent("Greeter")  # error
+    zmesh.connect(Greeter)  # error
+    zmesh.connect(peers=5)  # error
+    zmesh.connect(capacty=1)  # error
+    zmesh.conect()  # error
+    print(number, shouted, text, items)
+
+
+async def blocking_is_not_awaited(mesh: zmesh.Mesh) -> None:
+    await mesh.call(Greeter.say_hello)("Ann")  # error
+    async for _ in mesh.call(Greeter.countdown)(3):  # error
+        pass
+    async with zmesh.connect():  # error
+        pass
+
+
 def definitions() -> None:
     zmesh.rpc(5)  # error
     zmesh.rpc(idempotent="yes")  # error
