@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from types import MappingProxyType
-from typing import Any, TypeVar
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
+from types import MappingProxyType, TracebackType
+from typing import Any, Self, TypeVar
 
-__all__ = ["NO_METADATA", "Call"]
+__all__ = ["NO_METADATA", "Call", "LocalStream", "Stream"]
 
 R = TypeVar("R")
 
@@ -47,3 +48,51 @@ class Call(Coroutine[Any, Any, R]):
 
     def close(self) -> None:
         self._coroutine.close()
+
+
+class Stream(AsyncIterator[R]):
+    """A stream of answers: iterate over it. The call begins when the first item is asked for, and ends with the last
+    one, with an error, or when nobody wants more: leaving the loop of a stream that nothing else refers to, `aclose()`
+    and leaving `async with` tell the other side, whose generator is closed.
+    """
+
+    __slots__ = ()
+
+    @property
+    def metadata(self) -> Mapping[str, str | bytes]:
+        """What the handler sent along, known behind the last item; empty until then, and for a local call."""
+        return NO_METADATA
+
+    @property
+    def node(self) -> str | None:
+        """The name of the node that answered, known behind the last item; None until then, and for a local call."""
+        return None
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Take no more items."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class LocalStream(Stream[R]):
+    """The stream of a method that is called on a plain instance."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: AsyncIterator[R]) -> None:
+        self._items = items
+
+    def __anext__(self) -> Any:
+        return self._items.__anext__()
+
+    async def aclose(self) -> None:
+        close = getattr(self._items, "aclose", None)
+        if close is not None:
+            await close()

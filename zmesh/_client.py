@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,13 @@ from ._core import messages as m
 from ._core.balance import Policy
 from ._core.call import Event, State, Verdict, judge
 from ._core.members import Member, Members
-from ._core.messages import Message
+from ._core.messages import Message, ProtocolError
 from ._core.retry import Action, after, backoff, worth_another_node
 from ._core.selection import Selection
 from ._core.timing import Deadlines
 from ._link import Attempt, Link
 from ._platform import clock_of
+from ._streams import Outlet
 from .config import Config
 from .context import current, inherited_deadline
 from .errors import (
@@ -82,6 +84,9 @@ class Outgoing(Call[Any]):
     tries = 0
     refusal: RpcError | None = None
     may_have_run = False
+    begun = False  # its stream has: the peer took it, and what has come or gone cannot be had twice
+    until_begun = False  # its deadline holds only until then
+    outlet: Outlet | None = None  # of a stream of arguments
     patience: float | None = None  # until when it waits for somebody who offers the service
     retry_handle: asyncio.TimerHandle | None = None
 
@@ -104,6 +109,18 @@ class Outgoing(Call[Any]):
     def __call__(self) -> None:
         self.client.expired(self)
 
+    def item_received(self, attempt: Attempt, sequence: int, value: object) -> None:
+        """An item of the answer. Raises ProtocolError where there should be none."""
+        raise ProtocolError(f"an item for {self.target.path}, which answers one value")
+
+    def credited(self, attempt: Attempt, items: int) -> None:
+        """The peer took items of the arguments. Raises ProtocolError where there are none."""
+        raise ProtocolError(f"credit for {self.target.path}, which takes no stream")
+
+    def lost(self, attempt: Attempt) -> RpcError:
+        """The error where its stream had begun on a peer that is gone."""
+        raise NotImplementedError
+
 
 class Client:
     """See the module."""
@@ -121,9 +138,10 @@ class Client:
     ) -> None:
         """want: told of a service that is called while nobody is known to take its calls.
         describe: what was seen and what was looked at, for the error that nobody offers a service."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = self._loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+        self.config = self._config = config
         self._time = clock_of(self._loop)
-        self._config = config
         self._members = members
         self._policy = policy
         self._deadlines = deadlines
@@ -139,6 +157,20 @@ class Client:
 
     async def perform(self, call: Outgoing, timeout: float) -> Any:
         """Send a call and wait for its answer. Raises RpcError; on any way out nothing of the call is left behind."""
+        bucket = self.begin(call, timeout)
+        try:
+            message = await call.future
+        finally:
+            bucket.pop(call, None)
+            if call.attempts or call.avoid or call.patience is not None:
+                self.forget(call)
+        call.node = call.link.remote.name  # type: ignore[union-attr]
+        if message[3]:
+            call.metadata = message[3]  # type: ignore[assignment]
+        return call.target.load(message[2])
+
+    def begin(self, call: Outgoing, timeout: float) -> dict[Callable[[], None], float]:
+        """Put a call on its way; the bucket that its deadline waits in. Whoever waits for it calls `forget` at last."""
         if self.closed is not None:
             raise type(self.closed)(self.closed.message, may_have_run=False)
         now = self._time()
@@ -148,21 +180,18 @@ class Client:
             if inherited is not None and inherited < deadline:
                 deadline = inherited
         call.deadline = deadline
-        call.future = future = self._loop.create_future()
+        call.future = self._loop.create_future()
         bucket = self._deadlines.add(deadline, call, now)
         self._start(call, now)
         if call.hedge_after is not None:
             self._deadlines.add(now + call.hedge_after, _Hedge(call), now)
-        try:
-            message = await future
-        finally:
-            bucket.pop(call, None)
-            if call.attempts or call.avoid or call.patience is not None:
-                self._forget(call)
-        call.node = call.link.remote.name  # type: ignore[union-attr]
-        if message[3]:
-            call.metadata = message[3]
-        return call.target.load(message[2])
+        return bucket
+
+    def put_down(self, call: Outgoing, timeout: float) -> dict[Callable[[], None], float]:
+        """A new deadline for a call; the bucket that it waits in."""
+        now = self._time()
+        call.deadline = now + timeout
+        return self._deadlines.add(call.deadline, call, now)
 
     def timeout(self, given: float | None) -> float:
         """Seconds, where the caller may not have said how many."""
@@ -188,7 +217,7 @@ class Client:
             usable = [c for c in candidates if c.link is not None and c.link.usable and c.id not in call.avoid]
             if not usable:
                 if self._hopeless(call, candidates):
-                    self._settle(call, call.refusal)  # type: ignore[arg-type]
+                    self.settle(call, call.refusal)  # type: ignore[arg-type]
                 else:
                     self._park(call)
                 return
@@ -214,9 +243,11 @@ class Client:
         try:
             attempt = member.link.call(call, member, now, remaining if remaining <= m.LIMIT else m.LIMIT)  # type: ignore[union-attr]
         except (TypeError, ValueError) as error:
-            self._settle(call, InvalidArgument(f"{call.target.path}: {error}", may_have_run=False))
+            self.settle(call, InvalidArgument(f"{call.target.path}: {error}", may_have_run=False))
             return
         call.attempts = [*call.attempts, attempt] if call.attempts else (attempt,)
+        if call.outlet is not None:
+            call.outlet.attach(attempt.link, attempt.sequence & m.LIMIT)
         call.tries += 1
         member.in_flight += 1
 
@@ -253,22 +284,34 @@ class Client:
             if not call.future.done():
                 self._start(call, self._time())
 
-    def _forget(self, call: Outgoing) -> None:
+    def forget(self, call: Outgoing) -> None:
         """The call is over for its caller, whatever its attempts do."""
         self._parked.pop(call, None)
         if call.retry_handle is not None:
             call.retry_handle.cancel()
-        for attempt in call.attempts:
-            attempt.member.in_flight -= 1
+        attempts, call.attempts = call.attempts, ()
+        for attempt in attempts:
+            self._abandon(attempt)
+
+    def _abandon(self, attempt: Attempt) -> None:
+        attempt.member.in_flight -= 1
+        path = attempt.call.target.path
+        if not attempt.call.begun:
             # What it took so far is the least that it takes: a peer that hangs does not look fast.
             now = self._time()
-            known = attempt.member.latency(call.target.path)
+            known = attempt.member.latency(path)
             if known is None or now - attempt.started > known:
-                attempt.member.observe(call.target.path, attempt.started, now)
-            attempt.link.cancel(attempt.sequence & m.LIMIT)
-        call.attempts = ()
+                attempt.member.observe(path, attempt.started, now)
+        attempt.link.cancel(attempt.sequence & m.LIMIT)
 
-    def _settle(self, call: Outgoing, error: RpcError) -> None:
+    def only(self, attempt: Attempt) -> None:
+        """A call's stream has begun with this attempt: give up the others."""
+        others = [each for each in attempt.call.attempts if each is not attempt]
+        attempt.call.attempts = (attempt,)
+        for other in others:
+            self._abandon(other)
+
+    def settle(self, call: Outgoing, error: RpcError) -> None:
         if not call.future.done():
             call.future.set_exception(error)
 
@@ -286,7 +329,7 @@ class Client:
             text = f"{call.target.path} was refused until its deadline, at last with {call.refusal}"
         else:
             text = f"{self._nobody(call)} by the call's deadline: {self._describe(call.target.service)}"
-        self._settle(call, DeadlineExceeded(text, may_have_run=ran))
+        self.settle(call, DeadlineExceeded(text, may_have_run=ran))
 
     def _nobody(self, call: Outgoing) -> str:
         who = "" if call.selection is None else f" {call.selection}"
@@ -301,9 +344,9 @@ class Client:
         service = call.target.service
         text = f"{self._nobody(call)} after {self._config.patience:.1f} s: {self._describe(service)}"
         if call.may_have_run:
-            self._settle(call, MaybeExecuted(f"{call.target.path} may have run on a node that was lost, and {text}"))
+            self.settle(call, MaybeExecuted(f"{call.target.path} may have run on a node that was lost, and {text}"))
         else:
-            self._settle(call, Unavailable(text, may_have_run=False))
+            self.settle(call, Unavailable(text, may_have_run=False))
 
     def replied(self, link: Link, attempt: Attempt, message: Message, now: float) -> None:
         """A REPLY or ERROR came for an attempt."""
@@ -314,20 +357,21 @@ class Client:
             return
         member.in_flight -= 1
         if message[0] == m.REPLY:
-            member.observe(call.target.path, started, now)
+            if not call.begun:
+                member.observe(call.target.path, started, now)
             if not call.future.done():
                 call.link = link
                 call.future.set_result(message)
             return
         error = error_of(message, link)
-        if error.may_have_run:
-            self._settle(call, error)
+        if error.may_have_run or call.begun:
+            self.settle(call, error)
         elif worth_another_node(error.code):
             call.refusal = error
             self._ended(attempt, judge(State.SENT, Event.REFUSED))
         else:
             error.may_have_run = call.may_have_run
-            self._settle(call, error)
+            self.settle(call, error)
 
     def link_closed(self, link: Link) -> None:
         """A link is over: what was open on it did not run, or may have."""
@@ -336,6 +380,8 @@ class Client:
             self._taken_out(attempt)
             attempt.member.in_flight -= 1
             state = State.SENT if attempt.sequence <= link.flushed else State.WAITING
+            if attempt.call.begun:
+                state = State.STREAMING
             never_ran = link.last_run is not None and attempt.sequence > link.last_run
             self._ended(attempt, judge(state, Event.NEVER_RAN if never_ran else Event.LINK_LOST))
 
@@ -354,7 +400,10 @@ class Client:
             return
         if self.closed is not None:
             ran = call.may_have_run or verdict is Verdict.UNKNOWN
-            self._settle(call, Cancelled(self.closed.message, may_have_run=ran))
+            self.settle(call, Cancelled(self.closed.message, may_have_run=ran))
+            return
+        if verdict is Verdict.BROKEN:
+            self.settle(call, call.lost(attempt))
             return
         call.avoid = [*call.avoid, attempt.member.id]
         if verdict is Verdict.UNKNOWN:
@@ -370,7 +419,7 @@ class Client:
                 "it may have run. Mark the method idempotent=True if running it twice does no harm; "
                 "it is then tried on another node"
             )
-            self._settle(call, MaybeExecuted(text, node=attempt.member.name))
+            self.settle(call, MaybeExecuted(text, node=attempt.member.name))
 
     def second_attempts(self, link: Link) -> None:
         """A peer is silent: its idempotent calls get a second attempt elsewhere, and the first answer wins."""
@@ -385,12 +434,14 @@ class Client:
 
     def _try_elsewhere(self, call: Outgoing) -> None:
         """One more attempt at an idempotent call, if every one that is out is with a silent peer."""
-        if call.target.idempotent and not call.future.done() and all(a.link.suspected for a in call.attempts):
+        if not call.target.idempotent or call.begun or call.future.done():
+            return
+        if all(attempt.link.suspected for attempt in call.attempts):
             self._second(call)
 
     def hedge(self, call: Outgoing) -> None:
         """An idempotent call has had no answer for `hedge_after`: try another peer too, and take the first answer."""
-        if not call.future.done() and len(call.attempts) == 1:
+        if not call.future.done() and not call.begun and len(call.attempts) == 1:
             self._second(call)
 
     def _second(self, call: Outgoing) -> None:
@@ -404,7 +455,7 @@ class Client:
             and c.link.usable
             and not c.link.suspected
         ]
-        if others:
+        if others and call.outlet is None:  # a stream of arguments is read once, and goes to one peer
             call.may_have_run = True
             other = others[self._policy.choose(others, call.target.path) if len(others) > 1 else 0]
             self._attempt(call, other, self._time())
@@ -415,7 +466,7 @@ class Client:
         parked, self._parked = self._parked, {}
         for call in parked:
             kind = Cancelled if call.may_have_run else Unavailable
-            self._settle(call, kind(reason, may_have_run=call.may_have_run))
+            self.settle(call, kind(reason, may_have_run=call.may_have_run))
 
 
 _CLIENTS: WeakSet[Client] = WeakSet()

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import AsyncIterable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from . import _introspection
-from ._call import Call
+from ._call import NO_METADATA, Call, Stream
 from ._client import Client, Outgoing, Target
 from ._core.selection import Named, Selection
+from ._stream_calls import AnswerStream, StreamCall
 from ._values import dump_untyped, load_untyped
+from .errors import InvalidArgument
 from .schema import MethodSchema, ServiceSchema
 
 if TYPE_CHECKING:
     from .node import Node
 
-__all__ = ["DynamicClient", "Options", "TypedCaller"]
+__all__ = ["DynamicCall", "DynamicClient", "Options", "TypedCaller"]
 
 
 _RELEASES: Final = 8  # of one service at one time that are asked for a method, before it is taken for a typo
@@ -68,6 +71,31 @@ class Options:
         call.selection, call.hedge_after = self.selection, self.hedge_after
         return call
 
+    def streaming(
+        self,
+        client: Client,
+        target: Target,
+        arguments: object,
+        items: AsyncIterable[Any] | None,
+        dump_item: Callable[[object], object],
+        answers_stream: bool,
+    ) -> Call[Any] | Stream[Any]:
+        """A call of a method that streams."""
+        if self.hedge_after is not None and (items is not None or not target.idempotent):
+            raise ValueError(f"{target.path} is not idempotent or takes a stream: hedging could run it twice")
+        call = StreamCall(
+            client,
+            target,
+            arguments,
+            self.timeout,
+            self.metadata,
+            items=items,
+            dump_item=dump_item,
+            answers_stream=answers_stream,
+        )
+        call.selection, call.hedge_after = self.selection, self.hedge_after
+        return AnswerStream(call) if answers_stream else call
+
 
 class TypedCaller:
     """What a typed client calls with."""
@@ -80,13 +108,19 @@ class TypedCaller:
         self._major = schema.major
         self._options = options
 
-    def bind(self, method: MethodSchema) -> Callable[..., Call[Any]]:
-        if method.kind != "unary":
-            raise NotImplementedError(f"{method.path} streams, which this version does not carry over the network")
+    def bind(self, method: MethodSchema) -> Callable[..., Call[Any] | Stream[Any]]:
         client, bind, target = self._client, method.binder, Target.of(method, self._major)
         timeout, metadata = client.timeout(self._options.timeout), self._options.metadata
         client.want(method.service)
         options = self._options
+        if method.kind != "unary":
+
+            def stream(*args: object, **kwargs: object) -> Call[Any] | Stream[Any]:
+                arguments = bind(*args, **kwargs)
+                items: Any = None if method.stream_parameter is None else arguments.pop(method.stream_parameter, None)
+                return options.streaming(client, target, arguments, items, method.dump_item, method.answers_stream)
+
+            return stream
         if options.hedge_after is None and options.selection is None:
 
             def call(*args: object, **kwargs: object) -> Call[Any]:
@@ -128,29 +162,29 @@ class DynamicClient:
         """The service's methods, arguments and docstrings, from a node that offers it."""
         return (await self._node._describe_service(self._service, self._options.timeout)).raw
 
-    def __getattr__(self, name: str) -> Callable[..., Call[Any]]:
+    def __getattr__(self, name: str) -> Callable[..., DynamicCall]:
         if name.startswith("_"):
             raise AttributeError(name)
         known, unknown = self._node._described(self._service)
         if known and not unknown:
             self._check(known, name)
 
-        def call(*args: object, **kwargs: object) -> Call[Any]:
+        def call(*args: object, **kwargs: object) -> DynamicCall:
             if args and kwargs:
                 raise TypeError(f"{self._service}.{name}: by name, give all arguments by keyword or all by position")
-            return Call.of(lambda handle: self._perform(handle, name, list(args) if args else kwargs))
+            return DynamicCall(self, name, list(args) if args else kwargs)
 
         return call
 
-    def _check(self, known: list[_introspection.Description], name: str) -> tuple[str, bool]:
+    def _check(self, known: list[_introspection.Description], name: str) -> _introspection.Known:
         for description in known:
             if name in description.methods:
                 return description.methods[name]
         names = ", ".join(dict.fromkeys(name for description in known for name in description.methods))
         raise AttributeError(f"service {self._service!r} has no method {name!r}; it has {names}")
 
-    async def _method(self, name: str, deadline: float) -> tuple[str, bool]:
-        """Kind and idempotence of a method, asking those who offer the service until one has it."""
+    async def _method(self, name: str, deadline: float) -> _introspection.Known:
+        """What must be known of a method, asking those who offer the service until one has it."""
         loop = asyncio.get_running_loop()
         for _ in range(_RELEASES):
             known, unknown = self._node._described(self._service)
@@ -159,22 +193,96 @@ class DynamicClient:
             await self._node._describe_service(self._service, deadline - loop.time())
         return self._check(self._node._described(self._service)[0], name)
 
-    async def _perform(self, handle: Call[Any], name: str, arguments: object) -> object:
+    async def _open(self, name: str, arguments: list[Any] | dict[str, Any]) -> Call[Any] | Stream[Any]:
+        """The call, once it is known what kind of method it is."""
         node, options, loop = self._node, self._options, asyncio.get_running_loop()
-        node._running().client.want(self._service)
-        timeout = node._config.timeout if options.timeout is None else options.timeout
-        deadline = loop.time() + timeout
-        kind, idempotent = await self._method(name, deadline)
-        path = f"{self._service}.{name}"
-        if kind != "unary":
-            raise NotImplementedError(f"{path} streams, which this version does not carry over the network")
         client = node._running().client
-        target = Target(self._service, None, path, idempotent, True, load_untyped)
-        call = options.outgoing(client, target, dump_untyped(arguments), deadline - loop.time())
-        try:
-            return await call
-        finally:
-            handle.node, handle.metadata = call.node, call.metadata
+        client.want(self._service)
+        deadline = loop.time() + client.timeout(options.timeout)
+        known = await self._method(name, deadline)
+        path = f"{self._service}.{name}"
+        target = Target(self._service, None, path, known.idempotent, True, load_untyped)
+        if known.kind == "unary":
+            return options.outgoing(client, target, dump_untyped(arguments), deadline - loop.time())
+        items = _items_of(arguments, known.stream_parameter, path)
+        answers_stream = known.kind in ("server_stream", "bidi")
+        return options.streaming(client, target, dump_untyped(arguments), items, dump_untyped, answers_stream)
 
     def __repr__(self) -> str:
         return f"<client of {self._service!r}, by name>"
+
+
+def _items_of(arguments: list[Any] | dict[str, Any], parameter: str | None, path: str) -> AsyncIterable[Any] | None:
+    """Take the stream out of the arguments of a call by name."""
+    if parameter is None:
+        return None
+    if isinstance(arguments, dict):
+        items: AsyncIterable[Any] | None = arguments.pop(parameter, None)
+    else:
+        places = [place for place, value in enumerate(arguments) if hasattr(value, "__aiter__")]
+        items = arguments[places[0]] if places else None
+        if places:
+            arguments[places[0]] = None
+    if items is None:
+        raise InvalidArgument(f"{path} takes a stream, an asynchronous iterator as {parameter!r}", may_have_run=False)
+    return items
+
+
+class DynamicCall(Call[Any]):
+    """A call by name: awaited where the method answers one value, iterated over where it answers a stream (which is
+    known once a node has told; awaiting such a call gives its stream)."""
+
+    __slots__ = ("_arguments", "_begun", "_client", "_iterated", "_name", "_stream")
+
+    def __init__(self, client: DynamicClient, name: str, arguments: list[Any] | dict[str, Any]) -> None:
+        self.metadata = NO_METADATA
+        self.node = None
+        self._client = client
+        self._name = name
+        self._arguments = arguments
+        self._begun: Coroutine[Any, Any, Any] | None = None
+        self._iterated = False
+        self._stream: Stream[Any] | None = None
+
+    @property
+    def _coroutine(self) -> Coroutine[Any, Any, Any]:  # type: ignore[override]
+        if self._begun is None:
+            self._begun = self._perform()
+        return self._begun
+
+    async def _perform(self) -> Any:
+        call = await self._client._open(self._name, self._arguments)
+        if isinstance(call, Stream):
+            self._stream = call
+            return call
+        try:
+            return await call
+        finally:
+            self.node, self.metadata = call.node, call.metadata
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._stream is None:
+            self._iterated = True
+            call = await self._client._open(self._name, self._arguments)
+            if not isinstance(call, Stream):
+                call.close()
+                raise TypeError(f"{self._client._service}.{self._name} answers one value: await the call")
+            self._stream = call
+        try:
+            return await anext(self._stream)
+        except StopAsyncIteration:
+            self.node, self.metadata = self._stream.node, self._stream.metadata
+            raise
+
+    async def aclose(self) -> None:
+        """Take no more items."""
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    def __del__(self) -> None:
+        if self._begun is None and not self._iterated:
+            text = f"call of {self._client._service}.{self._name} was neither awaited nor iterated over"
+            warnings.warn(text, RuntimeWarning, stacklevel=2, source=self)

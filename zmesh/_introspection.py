@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import Internal, NotFound
 from .schema import ServiceSchema
@@ -30,14 +30,22 @@ class Introspection(Service, name=BUILT_IN):
         return schema.describe()
 
 
+class Known(NamedTuple):
+    """What a by-name client must know of a method."""
+
+    kind: str
+    idempotent: bool
+    stream_parameter: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Description:
     """What a by-name client must know of a service.
 
-    methods: name to (kind, idempotent). raw: all that the node said.
+    methods: by name. raw: all that the node said.
     """
 
-    methods: Mapping[str, tuple[str, bool]]
+    methods: Mapping[str, Known]
     raw: dict[str, Any]
 
 
@@ -46,7 +54,12 @@ def parse(value: object) -> Description:
     try:
         assert isinstance(value, dict)
         methods = {
-            str(name): (str(method["kind"]), method["idempotent"] is True) for name, method in value["methods"].items()
+            str(name): Known(
+                str(method["kind"]),
+                method["idempotent"] is True,
+                str(method["stream"]["parameter"]) if "stream" in method else None,
+            )
+            for name, method in value["methods"].items()
         }
     except (AssertionError, AttributeError, KeyError, TypeError) as error:
         raise Internal(f"a node described its service in a form that this version does not know: {error!r}") from None

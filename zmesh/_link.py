@@ -137,6 +137,7 @@ class Link:
         self._queue_clock = QueueClock()
         self._born = self._heard = self._busy_since = self._time()
         self._pinged: tuple[int, float] = (0, 0.0)
+        self.full = False  # whether the peer does not read: what can wait does
         self.owes_report = False  # answers leave, and with them a report, unless one left a moment ago
         self._next_report = 0.0
         self.limit = owner.config.max_message  # the largest frame that the peer takes, in bytes
@@ -161,8 +162,19 @@ class Link:
         if not pending:
             self._busy_since = now
         attempt = pending[number] = _new_attempt((call, member, self, sequence, now))
-        self.post([m.CALL, number, target.path, remaining, arguments, call.request_metadata])
+        message: Message = [m.CALL, number, target.path, remaining, arguments, call.request_metadata]
+        if call.until_begun:
+            message.append(True)
+        self.post(message)
         return attempt
+
+    def credit(self, number: int, answer: bool, items: int) -> None:
+        """Let the peer send so many more items of a stream."""
+        self.post([m.CREDIT, number, answer, items])
+
+    def item(self, number: int, answer: bool, sequence: int, value: object) -> None:
+        """Send an item of a stream. Raises TypeError or ValueError for a value without a form on the wire."""
+        self.post([m.ITEM, number, answer, sequence & LIMIT, self._outbox.externalize(value)])
 
     def cancel(self, number: int) -> None:
         """Give up a call of ours; an answer that still comes is ignored."""
@@ -294,6 +306,8 @@ class Link:
                     continue
                 self._last_received = message[1]
                 owner.call_received(self, message, waited, now)
+            elif kind == m.ITEM or kind == m.CREDIT or kind == m.END:
+                self._stream_received(kind, message)
             else:
                 self._control(kind, message)
             if self.stage is Stage.CLOSED:
@@ -302,6 +316,29 @@ class Link:
 
     def closed(self, reason: str) -> None:
         self._end(reason)
+
+    def _stream_received(self, kind: int, message: Any) -> None:
+        """Something of a stream, for a call that is open; what comes for one that is over was on its way."""
+        number = message[1]
+        try:
+            if kind == m.ITEM:
+                _, _, answer, sequence, value = message[:5]
+                if answer and number in self.pending:
+                    attempt = self.pending[number]
+                    attempt.call.item_received(attempt, sequence, value)
+                elif not answer and number in self.running:
+                    self.running[number].item_received(sequence, value)
+            elif kind == m.END:
+                if number in self.running:
+                    self.running[number].items_ended(message[2])
+            elif message[2]:
+                if number in self.running:
+                    self.running[number].credited(message[3])
+            elif number in self.pending:
+                attempt = self.pending[number]
+                attempt.call.credited(attempt, message[3])
+        except ProtocolError as error:
+            self._bad_message(message, str(error))
 
     def _control(self, kind: int, message: Message) -> None:
         """Everything that is not on the hot path."""
@@ -417,10 +454,18 @@ class Link:
     def blocked(self) -> None:
         """The transport takes no more for now."""
         self.usable = False
+        self.full = True
 
     def unblocked(self) -> None:
         """It takes everything again."""
         self.usable = self.stage is Stage.OPEN
+        self.full = False
+        for attempt in self.pending.values():
+            if attempt.call.outlet is not None:
+                attempt.call.outlet.wake()
+        for running in self.running.values():
+            if running.outlet is not None:
+                running.outlet.wake()
         self._owner.link_writable(self)
 
     def give_up(self, reason: str) -> None:
@@ -455,9 +500,14 @@ class Link:
             return  # not even comparable: a numpy array stands where the kind should
         if kind == m.CALL and not self._said_goodbye:
             self.fail(number, Code.INVALID_ARGUMENT, f"malformed CALL: {why}"[:500], ran=False)
-        elif kind in (m.REPLY, m.ERROR) and number in self.pending:
-            answer: Message = [m.ERROR, number, Code.INTERNAL, f"the answer was malformed: {why}"[:500], True, None]
-            self._owner.reply_received(self, self.pending.pop(number), answer, self._time())
+        elif kind in (m.REPLY, m.ERROR) or (kind in (m.ITEM, m.CREDIT) and message[2:3] == [kind == m.ITEM]):
+            if number in self.pending:
+                if kind not in (m.REPLY, m.ERROR):
+                    self.post([m.CANCEL, number])
+                answer: Message = [m.ERROR, number, Code.INTERNAL, f"the answer was malformed: {why}"[:500], True, None]
+                self._owner.reply_received(self, self.pending.pop(number), answer, self._time())
+        elif kind in (m.ITEM, m.CREDIT, m.END) and number in self.running:
+            self.running[number].broken(f"malformed stream: {why}"[:500])
 
     def _complain(self, text: str) -> None:
         _log.log(logging.DEBUG if self._complained else logging.WARNING, "%s %s", self.label, text)

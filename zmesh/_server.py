@@ -6,17 +6,19 @@ import asyncio
 import contextvars
 import functools
 import logging
+import math
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ._call import NO_METADATA
 from ._core import messages as m
-from ._core.messages import Message
+from ._core.messages import Message, ProtocolError
 from ._core.timing import Average, Deadlines
 from ._link import Link
 from ._platform import Executor, clock_of
+from ._streams import Inlet, Outlet
 from .config import Config
 from .context import current
 from .errors import Code, DeadlineExceeded, RpcError
@@ -58,6 +60,9 @@ class Running:
     answered = False  # nothing more is sent: answered, cancelled, or its link is gone
     over = False  # the handler ended
     task: asyncio.Task[None] | None = None
+    until_begun = False  # its deadline holds only until the stream has begun
+    inlet: Inlet | None = None  # of a stream of arguments
+    outlet: Outlet | None = None  # of a stream of answers
 
     def __init__(
         self, server: Server, link: Link, method: Handler, message: Message, arrived: float, deadline: float
@@ -76,6 +81,53 @@ class Running:
 
     def __call__(self) -> None:
         self.server.expired(self)
+
+    # -- what its link tells of its streams
+
+    def item_received(self, sequence: int, value: object) -> None:
+        if self.inlet is None:
+            raise ProtocolError(f"an item for {self.method.schema.path}, which takes no stream")
+        self.inlet.put(sequence, value)
+
+    def items_ended(self, items: int) -> None:
+        if self.inlet is None:
+            raise ProtocolError(f"the end of a stream for {self.method.schema.path}, which takes none")
+        self.inlet.end(items)
+
+    def credited(self, items: int) -> None:
+        if self.outlet is None:
+            raise ProtocolError(f"credit for {self.method.schema.path}, which answers no stream")
+        self.outlet.credited(items)
+
+    def broken(self, why: str) -> None:
+        """What came cannot go on."""
+        self.server.refuse(self, why)
+
+    def stream_begun(self) -> None:
+        """From here on it lasts as long as it takes, unless the caller said otherwise."""
+        if self.until_begun:
+            self.until_begun = False
+            self.deadline = math.inf
+            if self.bucket is not None:
+                self.bucket.pop(self, None)
+
+
+class _Arguments(AsyncIterator[Any]):
+    """The stream of arguments, as its handler reads it."""
+
+    __slots__ = ("_inlet", "_schema")
+
+    def __init__(self, inlet: Inlet, schema: MethodSchema) -> None:
+        self._inlet = inlet
+        self._schema = schema
+
+    async def __anext__(self) -> Any:
+        inlet = self._inlet
+        while not len(inlet):
+            if inlet.ended:
+                raise StopAsyncIteration
+            await inlet.wait()
+        return self._schema.load_item(inlet.take())
 
 
 def _text_of(error: BaseException) -> str:
@@ -171,11 +223,12 @@ class Server:
             or remaining <= 0
             or self._count + self._abandoned >= self._config.max_calls
             or message[1] in link.running
-            or handler.schema.kind != "unary"
         ):
             self._refuse(link, message, handler, waited)
             return
         running = Running(self, link, handler, message, now, now + remaining / 1000)
+        if handler.schema.kind != "unary":
+            self._open_streams(running)
         link.running[running.number] = running
         self._count += 1
         # It starts in the next turn of the loop: a cancel that came right behind it is seen first.
@@ -194,11 +247,26 @@ class Server:
         elif self.in_flight >= self._config.max_calls:
             text = f"{self._name!r} runs {self.in_flight} calls, its limit (Config.max_calls)"
             code = Code.RESOURCE_EXHAUSTED
-        elif handler.schema.kind != "unary":
-            code, text = Code.UNIMPLEMENTED, f"{path} streams, which this version does not carry over the network"
         else:
             code, text = Code.INVALID_ARGUMENT, f"call {number} is running already"
         link.fail(number, code, text, ran=False)
+
+    def _open_streams(self, running: Running) -> None:
+        """Make room for the items of a call: they may come right behind it."""
+        link, number, schema = running.link, running.number, running.method.schema
+        running.until_begun = running.message[6:7] == [True]
+        if schema.stream_parameter is not None:
+            items, size = self._config.stream_items, self._config.stream_bytes
+            running.inlet = Inlet(self.loop, items, size, lambda items: link.credit(number, False, items))
+        if schema.answers_stream:
+            running.outlet = Outlet(self.loop, answer=True)
+            running.outlet.attach(link, number)
+
+    def refuse(self, running: Running, why: str) -> None:
+        """End a call whose caller does not keep to the protocol."""
+        if not running.answered:
+            running.link.fail(running.number, Code.INVALID_ARGUMENT, why, ran=running.started)
+            self._stop(running)
 
     def cancelled(self, link: Link, number: int) -> None:
         """The caller gave up a call."""
@@ -316,12 +384,18 @@ class Server:
                 raise asyncio.CancelledError
             if now >= running.deadline:
                 raise DeadlineExceeded(f"{schema.path} expired before it ran: {self._name!r} was held up")
-            args, kwargs = schema.load_arguments(running.message[4])
+            stream = None if running.inlet is None else _Arguments(running.inlet, schema)
+            args, kwargs = schema.load_arguments(running.message[4], stream)
             running.message[4] = None
             coroutine: Coroutine[Any, Any, Any]
-            if schema.is_async:
+            if schema.is_async or schema.answers_stream:
                 running.started = True
                 coroutine = running.method.function(*args, **kwargs)
+                if stream is not None:  # tells the caller that it has begun
+                    running.stream_begun()
+                    running.link.credit(running.number, False, 0)
+                if schema.answers_stream:
+                    coroutine = self._produce(running, coroutine)
             else:
                 coroutine = self._in_thread(running, args, kwargs)
             # Workers serve many calls: each runs in a context of its own, so that no variable leaks to the next. The
@@ -338,10 +412,34 @@ class Server:
             self._failed(running, error)
         return None
 
+    async def _produce(self, running: Running, items: Any) -> int:
+        """Send what an asynchronous iterator yields, as far as the caller gives credit; how many items there were."""
+        outlet, dump = running.outlet, running.method.schema.dump_result
+        assert outlet is not None
+        iterator = aiter(items)
+        try:
+            while True:
+                if not outlet.room:
+                    await outlet.wait_for_room()
+                try:
+                    item = await anext(iterator)
+                except StopAsyncIteration:
+                    return outlet.sent & m.LIMIT
+                if running.answered:  # and it goes on although it was cancelled
+                    raise asyncio.CancelledError
+                outlet.send(dump(item))
+                if running.until_begun:
+                    running.stream_begun()
+        finally:
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                await close()
+
     async def _finish(self, running: Running, rest: _Rest, now: float) -> None:
         """Wait for a handler that waits for something."""
         self._waiting[running] = None
-        running.bucket = self._deadlines.add(running.deadline, running, now)
+        if running.deadline != math.inf:
+            running.bucket = self._deadlines.add(running.deadline, running, now)
         if self._queue and not self._waking:  # this worker waits: another goes on
             self._wake()
         try:
@@ -352,7 +450,7 @@ class Server:
     def _answer(self, running: Running, value: object) -> None:
         """A handler has returned. Raises Internal where the value does not fit its annotation."""
         schema = running.method.schema
-        result = schema.dump_result(value)
+        result = value if running.outlet is not None else schema.dump_result(value)
         if not running.answered:
             running.link.reply(running.number, result, running.reply_metadata, schema.buffers_in_result)
             self._answered(running)
@@ -440,12 +538,13 @@ class Server:
             return
         running.over = True
         self._count -= 1
+        self._waiting.pop(running, None)
         if running.bucket is not None:
             running.bucket.pop(running, None)
-            self._waiting.pop(running, None)
         if running.started:
             now = self._ended = self.time()
-            self._latency.add(now - running.arrived, now)
+            if running.inlet is None and running.outlet is None:  # how long a stream lasts says nothing of the load
+                self._latency.add(now - running.arrived, now)
         if self.draining and not self._count:
             self._drained.set()
 

@@ -58,6 +58,8 @@ class Signature:
         streams = [each.name for each in self.parameters if each.is_stream]
         if len(streams) > 1:
             raise TypeError(f"{label}: one stream of arguments at most, got {', '.join(streams)}")
+        if streams and not self.is_async:
+            raise TypeError(f"{label}: a method that takes a stream is written with `async def`, to iterate over it")
         returned = _resolve(signature.return_annotation, f"{label}: return", names, scope)
         item = _stream_item(returned)
         answers_stream = item is not ABSENT

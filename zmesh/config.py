@@ -65,6 +65,13 @@ class Config:
     max_calls: int = 10_000
     """Calls in flight on this node at most; more are refused before they run, and retried elsewhere by the caller."""
 
+    stream_items: int = 256
+    """Items of one stream that wait here for their reader, at most; then their sender waits. Enough to keep a link
+    busy over a millisecond of latency, few enough that a reader that stops costs little."""
+
+    stream_bytes: int = 1024 * 1024
+    """The same in bytes: what one stream may occupy of this node's memory, one item more at most."""
+
     max_queued_messages: int = 20_000
     """Messages waiting for a peer that does not read: past it, its link is closed instead of filling memory."""
 

@@ -388,6 +388,8 @@ class Node:
             services=tuple(Offer(schema.name, schema.version, schema.digest) for schema, _ in self._services),
             max_message=self._config.max_message,
             max_calls=self._config.max_calls,
+            max_items=self._config.stream_items,
+            max_item_bytes=self._config.stream_bytes,
             software=f"zmesh-python/{__version__}",
         )
 

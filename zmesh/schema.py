@@ -42,9 +42,11 @@ class MethodSchema:
     """
 
     __slots__ = (
+        "_item_form",
         "_keyword_only",
         "_positional",
         "_signature",
+        "answers_stream",
         "binder",
         "buffers_in_arguments",
         "buffers_in_result",
@@ -70,9 +72,12 @@ class MethodSchema:
         self.idempotent = idempotent
         self.is_async = signature.is_async
         self.kind: Kind = signature.kind
+        self.answers_stream = signature.kind in ("server_stream", "bidi")
         self.doc = signature.doc
         self.parameters: tuple[str, ...] = tuple(each.name for each in signature.parameters)
-        self.stream_parameter = next((each.name for each in signature.parameters if each.is_stream), None)
+        stream = next((each for each in signature.parameters if each.is_stream), None)
+        self.stream_parameter = None if stream is None else stream.name
+        self._item_form = signature.result if stream is None else stream.form
         self.buffers_in_arguments = any(each.form.may_hold_buffers for each in signature.parameters)
         self.buffers_in_result = signature.result.may_hold_buffers
         self._signature = signature
@@ -91,13 +96,16 @@ class MethodSchema:
         """
         return self.binder(*args, **kwargs)
 
-    def load_arguments(self, wire: object) -> tuple[list[Any], dict[str, Any]]:
+    def load_arguments(self, wire: object, stream: object = None) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments for the handler, from a map by name or an array of positionals.
 
+        stream: what the stream parameter gets, where there is one; null stands in its place in an array.
         Raises InvalidArgument for what is unknown, missing (and without a default), or not of its annotated type.
         """
         if type(wire) is not dict:
             wire = self._by_name(wire)
+        if stream is not None:
+            wire[self.stream_parameter] = stream
         args: list[Any] = []
         named: dict[str, Any] = {}
         defaults = 0
@@ -144,6 +152,26 @@ class MethodSchema:
                 f"{self.path} returned a `{text_of(type(value))}` "
                 f"which is not its annotated `{text_of(form.annotation)}`: {_reason(error)}"
             ) from error
+
+    def dump_item(self, value: object) -> object:
+        """An item of the stream parameter, as a tree for CBOR. Raises InvalidArgument where it does not fit."""
+        form = self._item_form
+        if type(value) in form.exact:
+            return value
+        try:
+            return form.dump(value)
+        except Exception as error:
+            self._refuse_argument(f"an item of {self.stream_parameter}", error)
+
+    def load_item(self, wire: object) -> Any:
+        """An item of the stream parameter, for the handler. Raises InvalidArgument where it does not fit."""
+        form = self._item_form
+        if type(wire) in form.exact:
+            return wire
+        try:
+            return form.load(wire)
+        except Exception as error:
+            self._refuse_argument(f"an item of {self.stream_parameter}", error)
 
     def load_result(self, wire: object) -> Any:
         """The answer, as this caller's annotation says. Raises Internal where it does not fit that."""

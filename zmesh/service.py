@@ -17,7 +17,7 @@ import typing
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from ._call import Call
+from ._call import Call, LocalStream, Stream
 from .schema import MethodSchema, ServiceSchema, Signature, UnresolvedAnnotation, schema_of
 
 if typing.TYPE_CHECKING:
@@ -120,11 +120,17 @@ class Streaming(Method[P, R]):
     @overload
     def __get__(self, instance: None, owner: type[Any]) -> Streaming[P, R]: ...
     @overload
-    def __get__(self, instance: Service, owner: type[Any]) -> Callable[P, AsyncIterator[R]]: ...
+    def __get__(self, instance: Service, owner: type[Any]) -> Callable[P, Stream[R]]: ...
     def __get__(self, instance: Service | None, owner: type[Any]) -> Any:
         if instance is None:
             return self._of(owner)
-        return self._bound_to_client(instance) or types.MethodType(self.handler, instance)
+        return self._bound_to_client(instance) or self._bound_here(instance)
+
+    def _bound_here(self, instance: Service) -> Callable[P, Stream[R]]:
+        def stream(*args: P.args, **kwargs: P.kwargs) -> Stream[R]:
+            return LocalStream(self.handler(instance, *args, **kwargs))
+
+        return stream
 
 
 class _Decorator(Protocol):

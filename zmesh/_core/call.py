@@ -16,6 +16,7 @@ class State(enum.Enum):
 
     WAITING = "waiting"  # in our own outbox: it certainly has not run
     SENT = "sent"  # handed to the transport: unknown until the peer says otherwise
+    STREAMING = "streaming"  # the peer has begun with its stream
     ENDED = "ended"
 
 
@@ -23,6 +24,7 @@ class Event(enum.Enum):
     """What can happen to an attempt."""
 
     FLUSHED = "flushed"  # the envelope left
+    BEGUN = "begun"  # an item of the answer came, or the peer said that it takes those of the arguments
     REPLY = "reply"
     FAILED = "failed"  # ERROR that says it ran
     REFUSED = "refused"  # ERROR that says it did not run
@@ -38,6 +40,7 @@ class Verdict(enum.Enum):
     ANSWER = "answer"  # give the caller what came
     RETRY = "retry"  # it did not run: try another peer, whatever the method
     UNKNOWN = "unknown"  # it may have run: only an idempotent method may be tried again
+    BROKEN = "broken"  # a part of its stream was handed over, which no other attempt can take back
 
 
 TRANSITIONS: Final[dict[State, dict[Event, tuple[State, Verdict]]]] = {
@@ -48,11 +51,21 @@ TRANSITIONS: Final[dict[State, dict[Event, tuple[State, Verdict]]]] = {
         Event.ABANDONED: (State.ENDED, Verdict.NOTHING),
     },
     State.SENT: {
+        Event.BEGUN: (State.STREAMING, Verdict.NOTHING),
         Event.REPLY: (State.ENDED, Verdict.ANSWER),
         Event.FAILED: (State.ENDED, Verdict.ANSWER),
         Event.REFUSED: (State.ENDED, Verdict.RETRY),
         Event.LINK_LOST: (State.ENDED, Verdict.UNKNOWN),
         Event.NEVER_RAN: (State.ENDED, Verdict.RETRY),
+        Event.ABANDONED: (State.ENDED, Verdict.NOTHING),
+    },
+    State.STREAMING: {
+        Event.BEGUN: (State.STREAMING, Verdict.NOTHING),
+        Event.REPLY: (State.ENDED, Verdict.ANSWER),
+        Event.FAILED: (State.ENDED, Verdict.ANSWER),
+        Event.REFUSED: (State.ENDED, Verdict.ANSWER),
+        Event.LINK_LOST: (State.ENDED, Verdict.BROKEN),
+        Event.NEVER_RAN: (State.ENDED, Verdict.BROKEN),
         Event.ABANDONED: (State.ENDED, Verdict.NOTHING),
     },
     State.ENDED: {},

@@ -17,10 +17,10 @@ from typing import Final
 MAJOR: Final = 1
 MINOR: Final = 0
 
-# Kinds. 16 to 23 are reserved for streams (ITEM, END, CREDIT), 24 to 31 for security.
+# Kinds. 19 to 23 are reserved for streams, 24 to 31 for security.
 HELLO: Final = 1  # [1, major, minor, {fields}]
 REJECT: Final = 2  # [2, code, text]: this link cannot be; the sender forgets it
-CALL: Final = 3  # [3, call, method, remaining ms, arguments, metadata / null]
+CALL: Final = 3  # [3, call, method, remaining ms, arguments, metadata / null, until begun]
 REPLY: Final = 4  # [4, call, value, metadata / null]
 ERROR: Final = 5  # [5, call, code, text, ran, {fields} / null]
 CANCEL: Final = 6  # [6, call]
@@ -29,12 +29,17 @@ DRAIN: Final = 8  # [8]
 DRAIN_ACK: Final = 9  # [9]
 GOODBYE: Final = 10  # [10, last call / null]
 UNSUPPORTED: Final = 11  # [11, kind]: the answer to a kind that the sender does not know
+ITEM: Final = 16  # [16, call, answer, sequence, value]; answer: of the stream that answers, else of the one that asks
+END: Final = 17  # [17, call, items]: of the stream that asks; the one that answers is ended by REPLY or ERROR
+CREDIT: Final = 18  # [18, call, answer, items]
 
 # A report, inside a heartbeat: [calls in flight, yours among them, latency us / null, queue wait us, admission, state]
 SERVING: Final = 0
 DRAINING: Final = 1
 
 LIMIT: Final = 0x7FFF_FFFF  # the largest integer on the wire, and the modulus (plus one) of call numbers and clocks
+DEFAULT_ITEMS: Final = 16  # of one stream under way, to a node that does not say how many it holds
+DEFAULT_ITEM_BYTES: Final = 65_536
 _ARGUMENT_TYPES: Final = (dict, list)
 _METADATA_TYPES: Final = (str, bytes)
 
@@ -98,6 +103,8 @@ class Hello:
     services: tuple[Offer, ...] = ()
     max_message: int = LIMIT
     max_calls: int = LIMIT
+    max_items: int = DEFAULT_ITEMS
+    max_item_bytes: int = DEFAULT_ITEM_BYTES
     software: str = ""
     expects: bytes | None = None
     major: int = MAJOR
@@ -112,7 +119,12 @@ class Hello:
             "addresses": list(self.addresses),
             "capacity": self.capacity,
             "services": [[offer.name, offer.version, offer.digest] for offer in self.services],
-            "limits": {"message": min(self.max_message, LIMIT), "calls": min(self.max_calls, LIMIT)},
+            "limits": {
+                "message": min(self.max_message, LIMIT),
+                "calls": min(self.max_calls, LIMIT),
+                "items": min(self.max_items, LIMIT),
+                "bytes": min(self.max_item_bytes, LIMIT),
+            },
             "software": self.software,
         }
         if self.expects is not None:
@@ -151,6 +163,8 @@ class Hello:
             services=tuple(_offer(item) for item in get("services", list, [])),  # type: ignore[attr-defined]
             max_message=_limit(limits, "message"),
             max_calls=_limit(limits, "calls"),
+            max_items=_limit(limits, "items", DEFAULT_ITEMS),
+            max_item_bytes=_limit(limits, "bytes", DEFAULT_ITEM_BYTES),
             software=_printable(get("software", str, "")),
             expects=expects,
             major=major,
@@ -167,9 +181,9 @@ def _printable(text: object) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:MAX_NAME])
 
 
-def _limit(limits: object, key: str) -> int:
-    value = limits.get(key, LIMIT) if isinstance(limits, dict) else LIMIT
-    return value if isinstance(value, int) and 0 < value <= LIMIT else LIMIT
+def _limit(limits: object, key: str, default: int = LIMIT) -> int:
+    value = limits.get(key, default) if isinstance(limits, dict) else default
+    return value if isinstance(value, int) and 0 < value <= LIMIT else default
 
 
 def _offer(item: object) -> Offer:
@@ -235,6 +249,18 @@ def _check_nothing(m: Message) -> bool:
     return True
 
 
+def _check_item(m: Message) -> bool:
+    return len(m) >= 5 and _number(m[1]) and type(m[2]) is bool and _number(m[3])
+
+
+def _check_two_numbers(m: Message) -> bool:
+    return len(m) >= 3 and _number(m[1]) and _number(m[2])
+
+
+def _check_credit(m: Message) -> bool:
+    return len(m) >= 4 and _number(m[1]) and type(m[2]) is bool and _number(m[3])
+
+
 def _check_goodbye(m: Message) -> bool:
     return len(m) >= 2 and (m[1] is None or _number(m[1]))
 
@@ -251,6 +277,9 @@ NAMES: Final = {
     DRAIN_ACK: "DRAIN_ACK",
     GOODBYE: "GOODBYE",
     UNSUPPORTED: "UNSUPPORTED",
+    ITEM: "ITEM",
+    END: "END",
+    CREDIT: "CREDIT",
 }
 
 _CHECKS: Final[dict[int, Callable[[Message], bool]]] = {
@@ -263,6 +292,9 @@ _CHECKS: Final[dict[int, Callable[[Message], bool]]] = {
     DRAIN_ACK: _check_nothing,
     GOODBYE: _check_goodbye,
     UNSUPPORTED: _check_one_number,
+    ITEM: _check_item,
+    END: _check_two_numbers,
+    CREDIT: _check_credit,
 }
 
 

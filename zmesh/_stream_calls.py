@@ -1,0 +1,257 @@
+"""Calls with streams: of answers, of arguments, or both."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import AsyncIterable, Callable, Mapping
+from typing import Any
+
+from ._call import NO_METADATA, Stream
+from ._client import Client, Outgoing, Target
+from ._core import messages as m
+from ._link import Attempt
+from ._streams import Inlet, Outlet
+from .context import inherited_deadline
+from .errors import Internal, InvalidArgument, MaybeExecuted, RpcError, Unavailable
+
+__all__ = ["AnswerStream", "StreamCall"]
+
+
+class StreamCall(Outgoing):
+    """A call of which the answer, the arguments or both are a stream. Awaited where the answer is one value."""
+
+    inlet: Inlet | None = None  # of the answer
+    _bucket: dict[Callable[[], None], float] | None = None
+    _pump: asyncio.Task[None] | None = None
+    _source: Attempt | None = None  # with which the stream has begun
+
+    def __init__(
+        self,
+        client: Client,
+        target: Target,
+        arguments: object,
+        timeout: float | None,
+        metadata: Mapping[str, str | bytes] | None,
+        *,
+        items: AsyncIterable[Any] | None,
+        dump_item: Callable[[object], object],
+        answers_stream: bool,
+    ) -> None:
+        """timeout: None: the default up to the beginning of the stream, and from the end of a stream of arguments to
+        the answer. items: the stream of arguments."""
+        if items is not None and not hasattr(items, "__aiter__"):
+            raise InvalidArgument(
+                f"{target.path}: its stream of arguments is an asynchronous iterator, got {type(items).__name__}: "
+                "write an `async def` with `yield`",
+                may_have_run=False,
+            )
+        self.metadata = NO_METADATA
+        self.node = None
+        self.client = client
+        self.target = target
+        self.arguments = arguments
+        self.request_metadata = metadata
+        self._timeout = timeout
+        self._items = items
+        self._dump_item = dump_item
+        self._answers_stream = answers_stream
+        if not answers_stream:
+            self._coroutine = self._one_answer()
+
+    async def _one_answer(self) -> Any:
+        self.start()
+        try:
+            message = await self.future
+        finally:
+            self.finish()
+        self._answered(message)
+        return self.target.load(message[2])
+
+    def start(self) -> None:
+        """Put it on its way. Raises RpcError where the node is closed."""
+        self.until_begun = self._timeout is None and inherited_deadline() is None
+        client, loop, config = self.client, self.client.loop, self.client.config
+        if self._answers_stream:
+            self.inlet = Inlet(loop, config.stream_items, config.stream_bytes, self._credit)
+        if self._items is not None:
+            self.outlet = Outlet(loop, answer=False)
+        self._bucket = client.begin(self, client.timeout(self._timeout))
+        self.future.add_done_callback(self._done)
+        if self._items is not None:
+            self._pump = loop.create_task(self._send_items(self._items), name=f"{self.target.path} arguments")
+
+    def finish(self) -> None:
+        """It is over for the caller: nothing of it is left behind here, and the peer is told."""
+        if self._bucket is not None:
+            self._bucket.pop(self, None)
+        if self._pump is not None and self._pump is not asyncio.current_task():
+            self._pump.cancel()
+        self.client.forget(self)
+
+    def cancel(self) -> None:
+        """Nobody wants what is still to come."""
+        if not self.future.done():
+            self.future.cancel()
+            self.finish()
+        if self.inlet is not None:
+            self.inlet.drop()
+
+    async def next(self) -> Any:
+        """The next item. Raises StopAsyncIteration behind the last one, RpcError where the call failed."""
+        inlet, future = self.inlet, self.future
+        assert inlet is not None
+        while not len(inlet):
+            if future.done():
+                if future.cancelled():
+                    raise StopAsyncIteration
+                message = future.result()
+                if message[2] != inlet.received & m.LIMIT:
+                    text = f"{self.target.path}: {inlet.received} items came of {message[2]!r:.20}"
+                    raise Internal(text, node=self.node)
+                self._answered(message)
+                raise StopAsyncIteration
+            await inlet.wait()
+        try:
+            return self.target.load(inlet.take())
+        except RpcError:  # it does not fit the annotation: what follows will not either
+            self.cancel()
+            raise
+
+    def _answered(self, message: Any) -> None:
+        assert self.link is not None
+        assert self.link.remote is not None
+        self.node = self.link.remote.name
+        if message[3]:
+            self.metadata = message[3]
+
+    def _done(self, future: asyncio.Future[Any]) -> None:
+        if not future.cancelled():
+            future.exception()  # whoever iterates is told; where nobody does any more, it is no news
+        if self.inlet is not None:
+            self.inlet.wake()
+        self.finish()
+
+    def _credit(self, items: int) -> None:
+        if self._source is not None and not self.future.done():
+            self._source.link.credit(self._source.sequence & m.LIMIT, True, items)
+
+    # -- the arguments
+
+    async def _send_items(self, items: AsyncIterable[Any]) -> None:
+        outlet = self.outlet
+        assert outlet is not None
+        iterator = aiter(items)
+        try:
+            while True:
+                if not outlet.room:
+                    await outlet.wait_for_room()
+                try:
+                    item = await anext(iterator)
+                except StopAsyncIteration:
+                    break
+                if self.future.done():
+                    return
+                self._send(outlet, item)
+            outlet.end()
+            self._wait_for_answer()
+        except Exception as error:  # the iterator's own, or an item's: the caller gets it, the peer a cancel
+            if not self.future.done():
+                self.future.set_exception(error)
+        finally:
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _send(self, outlet: Outlet, item: object) -> None:
+        try:
+            outlet.send(self._dump_item(item))
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(f"{self.target.path}: an item of its arguments: {error}") from error
+
+    def _wait_for_answer(self) -> None:
+        """The arguments are sent: from now on it is the peer's turn, for as long as a call has by default."""
+        if self.until_begun and not self.future.done() and not (self.inlet is not None and self.inlet.received):
+            self._without_deadline()
+            self._bucket = self.client.put_down(self, self.client.timeout(None))
+
+    def _without_deadline(self) -> None:
+        self.deadline = math.inf
+        if self._bucket is not None:
+            self._bucket.pop(self, None)
+
+    # -- what links tell
+
+    def item_received(self, attempt: Attempt, sequence: int, value: object) -> None:
+        if self.inlet is None:
+            super().item_received(attempt, sequence, value)
+        elif not self.future.done() and self._begin_with(attempt):
+            if self.until_begun and self.deadline != math.inf:
+                self._without_deadline()
+            self.inlet.put(sequence, value)
+
+    def credited(self, attempt: Attempt, items: int) -> None:
+        if self.outlet is None:
+            super().credited(attempt, items)
+        elif not self.future.done() and self._begin_with(attempt):
+            self.outlet.credited(items)
+
+    def _begin_with(self, attempt: Attempt) -> bool:
+        """Whether the stream is, or from now on is, this attempt's."""
+        if self._source is None:
+            self._source, self.begun = attempt, True
+            if self.until_begun:
+                self._without_deadline()
+            self.client.only(attempt)
+        return self._source is attempt
+
+    def lost(self, attempt: Attempt) -> RpcError:
+        name, path = attempt.member.name, self.target.path
+        if self.inlet is None:
+            text = f"{path} had begun on {name!r}, which was lost before it answered: it may have run"
+            return MaybeExecuted(text, node=name)
+        items = self.inlet.received
+        text = f"{path} was cut off: {name!r} was lost after {items} items"
+        return Unavailable(text, details={"delivered": items}, node=name, may_have_run=True)
+
+
+class AnswerStream(Stream[Any]):
+    """The stream that answers a call, as its caller reads it. The call begins with the first item that is asked for."""
+
+    __slots__ = ("_call", "_closed", "_started")
+
+    def __init__(self, call: StreamCall) -> None:
+        self._call = call
+        self._started = False
+        self._closed = False
+
+    @property
+    def metadata(self) -> Mapping[str, str | bytes]:
+        return self._call.metadata
+
+    @property
+    def node(self) -> str | None:
+        return self._call.node
+
+    async def __anext__(self) -> Any:
+        if self._closed:
+            raise StopAsyncIteration
+        if not self._started:
+            self._call.start()
+            self._started = True
+        return await self._call.next()
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._started:
+            self._call.cancel()
+
+    def __del__(self) -> None:
+        # Left without being closed: by `break`, or by an error in the loop's body.
+        if not self._started or self._call.future.done():
+            return
+        loop = self._call.client.loop
+        if not loop.is_closed():
+            here = self._call.client.thread == threading.get_ident()
+            (loop.call_soon if here else loop.call_soon_threadsafe)(self._call.cancel)
