@@ -817,6 +817,7 @@ class TestDescribe:
             "name": "say_hello",
             "kind": "unary",
             "idempotent": False,
+            "order": ["name", "loud", "times", "tag"],
             "doc": "Greet one person.",
             "parameters": {
                 "type": "object",

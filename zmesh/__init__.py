@@ -2,7 +2,7 @@
 
 import typing
 
-from ._call import Call
+from ._call import Call, Stream
 from ._version import __version__
 from .config import Config
 from .context import Context, context
@@ -27,6 +27,7 @@ from .errors import (
     Unimplemented,
     Unknown,
 )
+from .interceptors import InterceptedCall, Interceptor
 from .node import Node, Peer
 from .service import Method, Service, Streaming, Unary, rpc
 
@@ -53,6 +54,8 @@ __all__ = [
     "DataLoss",
     "DeadlineExceeded",
     "FailedPrecondition",
+    "InterceptedCall",
+    "Interceptor",
     "Internal",
     "InvalidArgument",
     "MaybeExecuted",
@@ -66,6 +69,7 @@ __all__ = [
     "ResourceExhausted",
     "RpcError",
     "Service",
+    "Stream",
     "Streaming",
     "Unary",
     "Unauthenticated",

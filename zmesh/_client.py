@@ -40,6 +40,7 @@ from .errors import (
     Unavailable,
     error_class,
 )
+from .interceptors import Interceptor
 from .schema import MethodSchema
 
 __all__ = ["Client", "Outgoing", "Target", "error_of"]
@@ -135,6 +136,7 @@ class Client:
         want: Callable[[str], None],
         describe: Callable[[str], str],
         random: random.Random,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """want: told of a service that is called while nobody is known to take its calls.
         describe: what was seen and what was looked at, for the error that nobody offers a service."""
@@ -148,6 +150,7 @@ class Client:
         self._want = want
         self._describe = describe
         self._random = random
+        self.interceptors = interceptors
         self._parked: dict[Outgoing, None] = {}  # calls that wait for a peer
         self._resume_handle: asyncio.Handle | None = None
         self.closed: RpcError | None = None
@@ -209,7 +212,10 @@ class Client:
             candidates = call.selection.among(candidates)
         count = len(candidates)
         if not count:
-            self._park(call)
+            if call.selection is not None and call.selection.hopeless:
+                self.settle(call, Unavailable(f"{self._nobody(call)}", may_have_run=False))
+            else:
+                self._park(call)
             return
         member = candidates[self._policy.choose(candidates, target.path) if count > 1 else 0]
         link = member.link

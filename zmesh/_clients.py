@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import math
 import warnings
-from collections.abc import AsyncIterable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -14,10 +14,12 @@ from . import _introspection
 from ._call import NO_METADATA, Call, Stream
 from ._client import Client, Outgoing, Target
 from ._core.selection import Named, Selection
+from ._link import Link, Stage
 from ._stream_calls import AnswerStream, StreamCall
 from ._values import dump_untyped, load_untyped
 from .errors import InvalidArgument
-from .schema import MethodSchema, ServiceSchema
+from .interceptors import InterceptedCall, around
+from .schema import Kind, MethodSchema, ServiceSchema
 
 if TYPE_CHECKING:
     from .node import Node
@@ -71,6 +73,46 @@ class Options:
         call.selection, call.hedge_after = self.selection, self.hedge_after
         return call
 
+    def intercepted(
+        self,
+        client: Client,
+        target: Target,
+        arguments: dict[str, Any],
+        kind: Kind,
+        stream_parameter: str | None,
+        dump_item: Callable[[object], object],
+    ) -> Call[Any] | Stream[Any]:
+        """A call with the client's interceptors around it."""
+        service, _, name = target.path.rpartition(".")
+        call = InterceptedCall("client", service, name, kind, arguments, dict(self.metadata or {}), self.timeout)
+        inner: list[Call[Any] | Stream[Any]] = []  # the last one tells who answered
+
+        async def last(call: InterceptedCall) -> Any:
+            options = dataclasses.replace(self, timeout=call.timeout, metadata=call.metadata or None)
+            if kind == "unary":
+                sent: Call[Any] | Stream[Any] = options.outgoing(
+                    client, target, call.arguments, client.timeout(call.timeout)
+                )
+            else:
+                rest = dict(call.arguments)
+                items = None if stream_parameter is None else rest.pop(stream_parameter, None)
+                sent = options.streaming(client, target, rest, items, dump_item, kind != "client_stream")
+            inner.append(sent)
+            return sent if isinstance(sent, Stream) else await sent
+
+        proceed = around(client.interceptors, last)
+        if kind in ("server_stream", "bidi"):
+            return InterceptedStream(lambda: proceed(call), inner)
+
+        async def perform(handle: Call[Any]) -> Any:
+            try:
+                return await proceed(call)
+            finally:
+                if inner:
+                    handle.node, handle.metadata = inner[-1].node, inner[-1].metadata
+
+        return Call.of(perform)
+
     def streaming(
         self,
         client: Client,
@@ -97,6 +139,60 @@ class Options:
         return AnswerStream(call) if answers_stream else call
 
 
+class InterceptedStream(Stream[Any]):
+    """A stream of answers with interceptors around its call."""
+
+    __slots__ = ("_closed", "_inner", "_items", "_open")
+
+    def __init__(self, open: Callable[[], Awaitable[AsyncIterator[Any]]], inner: list[Any]) -> None:
+        self._open = open
+        self._inner = inner
+        self._items: AsyncIterator[Any] | None = None
+        self._closed = False
+
+    @property
+    def metadata(self) -> Mapping[str, str | bytes]:
+        return self._inner[-1].metadata if self._inner else NO_METADATA
+
+    @property
+    def node(self) -> str | None:
+        return self._inner[-1].node if self._inner else None
+
+    async def __anext__(self) -> Any:
+        if self._closed:
+            raise StopAsyncIteration
+        if self._items is None:
+            self._items = aiter(await self._open())
+        return await anext(self._items)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        close = getattr(self._items, "aclose", None)
+        if close is not None:
+            await close()
+
+
+class OverLink:
+    """Only the node at the other end of a link, whoever dialed it: for calls back to a caller."""
+
+    __slots__ = ("_member",)
+
+    def __init__(self, link: Link) -> None:
+        assert link.member is not None
+        self._member = link.member
+
+    @property
+    def hopeless(self) -> bool:
+        link = self._member.link
+        return link is None or link.stage is Stage.CLOSED
+
+    def among(self, candidates: Sequence[Any]) -> Sequence[Any]:
+        return [] if self.hopeless else [self._member]
+
+    def __str__(self) -> str:
+        return f"{self._member.name!r}, which called and is gone, no longer" if self.hopeless else self._member.name
+
+
 class TypedCaller:
     """What a typed client calls with."""
 
@@ -111,8 +207,16 @@ class TypedCaller:
     def bind(self, method: MethodSchema) -> Callable[..., Call[Any] | Stream[Any]]:
         client, bind, target = self._client, method.binder, Target.of(method, self._major)
         timeout, metadata = client.timeout(self._options.timeout), self._options.metadata
-        client.want(method.service)
+        if not isinstance(self._options.selection, OverLink):
+            client.want(method.service)
         options = self._options
+        if client.interceptors:
+            kind, parameter, dump_item = method.kind, method.stream_parameter, method.dump_item
+
+            def intercepted(*args: object, **kwargs: object) -> Call[Any] | Stream[Any]:
+                return options.intercepted(client, target, bind(*args, **kwargs), kind, parameter, dump_item)
+
+            return intercepted
         if method.kind != "unary":
 
             def stream(*args: object, **kwargs: object) -> Call[Any] | Stream[Any]:
@@ -202,6 +306,9 @@ class DynamicClient:
         known = await self._method(name, deadline)
         path = f"{self._service}.{name}"
         target = Target(self._service, None, path, known.idempotent, True, load_untyped)
+        if client.interceptors:
+            named = arguments if isinstance(arguments, dict) else dict(zip(known.parameters, arguments, strict=False))
+            return options.intercepted(client, target, named, known.kind, known.stream_parameter, dump_untyped)
         if known.kind == "unary":
             return options.outgoing(client, target, dump_untyped(arguments), deadline - loop.time())
         items = _items_of(arguments, known.stream_parameter, path)

@@ -102,6 +102,10 @@ class Hub:
     def link_opened(self, link: Link) -> None:
         if link.dialed:
             self.dialer.opened(link)
+        elif link.remote is not None:  # so that handlers can call back; it is no peer that calls are balanced over
+            hello = link.remote
+            link.member = Member(hello.id, hello.name, hello.addresses, self._time())
+            link.member.hello, link.member.link, link.member.state = hello, link, State.ALIVE
 
     def link_heard(self, link: Link) -> None:
         self._happen(link, Event.HEARD)
@@ -251,7 +255,7 @@ class Hub:
 
     def _happen(self, link: Link, event: Event) -> None:
         member = link.member
-        if member is not None and member.link is link:
+        if member is not None and member.link is link and link.dialed:
             self.members.happen(member, event, self._time())
 
     def _member_changed(self, member: Member[Link], before: State) -> None:

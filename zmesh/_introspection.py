@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .errors import Internal, NotFound
-from .schema import ServiceSchema
+from .schema import Kind, ServiceSchema
 from .service import Service, rpc
 
 __all__ = ["BUILT_IN", "Description", "Introspection", "parse"]
@@ -33,9 +33,10 @@ class Introspection(Service, name=BUILT_IN):
 class Known(NamedTuple):
     """What a by-name client must know of a method."""
 
-    kind: str
+    kind: Kind
     idempotent: bool
     stream_parameter: str | None
+    parameters: Sequence[str]  # in order, the stream among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +50,22 @@ class Description:
     raw: dict[str, Any]
 
 
+def _kind(text: object) -> Kind:
+    if text in ("unary", "server_stream", "client_stream", "bidi"):
+        return text
+    raise KeyError(f"kind {text!r}")
+
+
 def parse(value: object) -> Description:
     """A description as it came over the wire. Raises Internal where it is none."""
     try:
         assert isinstance(value, dict)
         methods = {
             str(name): Known(
-                str(method["kind"]),
+                _kind(method["kind"]),
                 method["idempotent"] is True,
                 str(method["stream"]["parameter"]) if "stream" in method else None,
+                [str(name) for name in method.get("order", method["parameters"]["properties"])],
             )
             for name, method in value["methods"].items()
         }

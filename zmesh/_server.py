@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
 import logging
 import math
 import traceback
@@ -20,8 +21,9 @@ from ._link import Link
 from ._platform import Executor, clock_of
 from ._streams import Inlet, Outlet
 from .config import Config
-from .context import current
+from .context import Context, current
 from .errors import Code, DeadlineExceeded, RpcError
+from .interceptors import InterceptedCall, Interceptor, around
 from .schema import MethodSchema, ServiceSchema
 
 if TYPE_CHECKING:
@@ -178,6 +180,7 @@ class Server:
         catch_up: Callable[[], None],
         node: Node,
         name: str,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """catch_up: deliver every message that has arrived."""
         self.loop = asyncio.get_running_loop()
@@ -186,6 +189,7 @@ class Server:
         self._config = config
         self._context = contextvars.copy_context()  # what services set when they were entered, handlers see
         self._name = name
+        self._interceptors = interceptors
         self._executor = executor
         self._deadlines = deadlines
         self._catch_up = catch_up
@@ -223,6 +227,7 @@ class Server:
             or remaining <= 0
             or self._count + self._abandoned >= self._config.max_calls
             or message[1] in link.running
+            or (self.draining and link.dialed)  # a call back; who dialed us was told by DRAIN
         ):
             self._refuse(link, message, handler, waited)
             return
@@ -247,8 +252,10 @@ class Server:
         elif self.in_flight >= self._config.max_calls:
             text = f"{self._name!r} runs {self.in_flight} calls, its limit (Config.max_calls)"
             code = Code.RESOURCE_EXHAUSTED
-        else:
+        elif number in link.running:
             code, text = Code.INVALID_ARGUMENT, f"call {number} is running already"
+        else:
+            code, text = Code.UNAVAILABLE, f"{self._name!r} is leaving"
         link.fail(number, code, text, ran=False)
 
     def _open_streams(self, running: Running) -> None:
@@ -389,13 +396,18 @@ class Server:
             running.message[4] = None
             coroutine: Coroutine[Any, Any, Any]
             if schema.is_async or schema.answers_stream:
-                running.started = True
-                coroutine = running.method.function(*args, **kwargs)
+                if self._interceptors:
+                    coroutine = self._intercepted(running, args, kwargs)
+                else:
+                    running.started = True
+                    coroutine = running.method.function(*args, **kwargs)
                 if stream is not None:  # tells the caller that it has begun
                     running.stream_begun()
                     running.link.credit(running.number, False, 0)
                 if schema.answers_stream:
                     coroutine = self._produce(running, coroutine)
+            elif self._interceptors:
+                coroutine = self._intercepted(running, args, kwargs)
             else:
                 coroutine = self._in_thread(running, args, kwargs)
             # Workers serve many calls: each runs in a context of its own, so that no variable leaks to the next. The
@@ -416,7 +428,7 @@ class Server:
         """Send what an asynchronous iterator yields, as far as the caller gives credit; how many items there were."""
         outlet, dump = running.outlet, running.method.schema.dump_result
         assert outlet is not None
-        iterator = aiter(items)
+        iterator = aiter(await items if inspect.iscoroutine(items) else items)
         try:
             while True:
                 if not outlet.room:
@@ -434,6 +446,31 @@ class Server:
             close = getattr(iterator, "aclose", None)
             if close is not None:
                 await close()
+
+    async def _intercepted(self, running: Running, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Call a handler with the interceptors around it: its result, or the iterator of its stream."""
+        schema = running.method.schema
+        arguments = dict(zip(schema.parameters, args, strict=False)) | kwargs
+        left = None if running.deadline == math.inf else max(0.0, running.deadline - self.time())
+        call = InterceptedCall(
+            "server",
+            schema.service,
+            schema.name,
+            schema.kind,
+            arguments,
+            dict(running.metadata),
+            left,
+            Context(running).peer,
+        )
+
+        async def last(call: InterceptedCall) -> Any:
+            if not schema.is_async and not schema.answers_stream:
+                return await self._in_thread(running, [], call.arguments)
+            running.started = True
+            answer = running.method.function(**call.arguments)
+            return answer if schema.answers_stream else await answer
+
+        return await around(self._interceptors, last)(call)
 
     async def _finish(self, running: Running, rest: _Rest, now: float) -> None:
         """Wait for a handler that waits for something."""

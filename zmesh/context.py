@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
@@ -27,6 +27,14 @@ class Caller:
     name: str
     id: str
     address: str
+    _running: Running = field(repr=False, compare=False)
+
+    def client(self, service: type[S]) -> S:
+        """A client for a service of the node that called, over the link by which it called: progress reports and
+        callbacks need no discovery. Its calls inherit what is left of the deadline; they raise Unavailable when the
+        caller is gone, and Unimplemented where it does not serve this."""
+        running = self._running
+        return running.server.node._client_over(service, running.link)
 
 
 class Context:
@@ -43,7 +51,7 @@ class Context:
         link = self._running.link
         assert link.remote is not None
         assert link.channel is not None
-        return Caller(link.remote.name, link.remote.id.hex(), link.channel.remote)
+        return Caller(link.remote.name, link.remote.id.hex(), link.channel.remote, self._running)
 
     @property
     def method(self) -> str:

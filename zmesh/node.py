@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
@@ -28,7 +28,7 @@ from ._arguments import (
     use_mdns,
 )
 from ._client import Client, Outgoing, Target
-from ._clients import DynamicClient, Options, TypedCaller
+from ._clients import DynamicClient, Options, OverLink, TypedCaller
 from ._core.balance import make_policy
 from ._core.members import Member
 from ._core.messages import Hello, Offer
@@ -43,6 +43,7 @@ from .config import Config
 from .discovery import Discovery, Sighting
 from .discovery.static import StaticPeers
 from .errors import FailedPrecondition
+from .interceptors import Interceptor
 from .schema import ServiceSchema, schema_of
 from .service import Service, make_client
 
@@ -86,6 +87,8 @@ class Node:
     capacity: a weight for balancing (default: the machine's cores).
     threads: how many plain `def` handlers run at once (default: capacity, rounded up).
     balance: "least_loaded", "round_robin" or "random".
+    client_interceptors, server_interceptors: functions around each call that this node makes, or serves; the first
+        is the outermost (see `zmesh.interceptors`).
     config: the settings that are rarely changed.
 
     Raises ValueError or TypeError for arguments that make no sense, OSError where `listen` cannot be bound.
@@ -103,6 +106,8 @@ class Node:
         capacity: float | None = None,
         threads: int | None = None,
         balance: str = "least_loaded",
+        client_interceptors: Sequence[Interceptor] = (),
+        server_interceptors: Sequence[Interceptor] = (),
         config: Config | None = None,
         _platform: Platform | None = None,
     ) -> None:
@@ -122,6 +127,8 @@ class Node:
         self._threads = max(1, math.ceil(self._capacity)) if threads is None else threads
         if self._threads < 1:
             raise ValueError(f"threads is at least 1, got {threads!r}")
+        self._client_interceptors = tuple(client_interceptors)
+        self._server_interceptors = tuple(server_interceptors)
         self._policy = make_policy(balance, self._platform.random)
         self._id = self._platform.new_id()
         self._hub: Hub | None = None
@@ -208,6 +215,12 @@ class Node:
             raise TypeError(f"client() takes a Service class or a service's name, got {service!r:.60}")
         schema = schema_of(service)
         return make_client(service, TypedCaller(hub.client, schema, Options()))
+
+    def _client_over(self, service: type[S], link: Link) -> S:
+        if not (isinstance(service, type) and issubclass(service, Service)):
+            raise TypeError(f"client() of a peer takes a Service class, got {service!r:.60}")
+        options = Options(selection=OverLink(link))
+        return make_client(service, TypedCaller(self._running().client, schema_of(service), options))
 
     @property
     def peers(self) -> list[Peer]:
@@ -351,6 +364,7 @@ class Node:
             want=lambda service: hub.dialer.want(service),
             describe=self._describe,
             random=platform.random,
+            interceptors=self._client_interceptors,
         )
         dialer = Dialer(
             owner=hub,
@@ -374,6 +388,7 @@ class Node:
                 catch_up=hub.catch_up,
                 node=self,
                 name=self._name,
+                interceptors=self._server_interceptors,
             )
         hub.start(client, dialer, server)
 

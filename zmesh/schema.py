@@ -203,6 +203,7 @@ class MethodSchema:
             "name": self.name,
             "kind": self.kind,
             "idempotent": self.idempotent,
+            "order": list(self.parameters),
             "doc": self.doc,
             "parameters": parameters | definitions,
             "result": self._json_schema(self._signature.result),

@@ -25,6 +25,10 @@ class Selection(Protocol):
     """The interface: narrows the candidates of a call down; what is left is balanced as ever. Its text ends a message
     that says that nobody was found."""
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether nobody will ever come whom it could select: then a call does not wait for one."""
+
     def among(self, candidates: Sequence[P]) -> Sequence[P]:
         """Those of the candidates that may take the call, in any number."""
 
@@ -33,6 +37,8 @@ class Named:
     """The nodes of one name (several may share it), or the one with this id in hex."""
 
     __slots__ = ("_name",)
+
+    hopeless = False
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -48,6 +54,8 @@ class Exactly:
     """One incarnation, and no other of the same name."""
 
     __slots__ = ("_id", "_name")
+
+    hopeless = False
 
     def __init__(self, id: bytes, name: str) -> None:
         self._id = id

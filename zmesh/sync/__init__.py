@@ -8,12 +8,13 @@ one. What a call means, and what it raises, is the node's business.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from .._call import Call
 from ..config import Config
+from ..interceptors import Interceptor
 from ..node import Node, Peer
 from ..schema import schema_of
 from ..service import Method, Service, Streaming, Unary
@@ -37,6 +38,8 @@ def connect(
     capacity: float | None = None,
     threads: int | None = None,
     balance: str = "least_loaded",
+    client_interceptors: Sequence[Interceptor] = (),
+    server_interceptors: Sequence[Interceptor] = (),
     config: Config | None = None,
 ) -> Mesh:
     """Start a node and return its blocking face. The arguments, and what they raise, are those of `zmesh.Node`."""
@@ -51,6 +54,8 @@ def connect(
         capacity=capacity,
         threads=threads,
         balance=balance,
+        client_interceptors=client_interceptors,
+        server_interceptors=server_interceptors,
         config=config,
     )
     return Mesh(node)
