@@ -266,6 +266,16 @@ class DynamicClient:
         """The service's methods, arguments and docstrings, from a node that offers it."""
         return (await self._node._describe_service(self._service, self._options.timeout)).raw
 
+    async def info(self) -> dict[str, Any]:
+        """Name, state, version, uptime and more of each node that offers the service, by the node's id; an RpcError
+        where one did not answer."""
+        return await self._node._ask_each(self._service, "info", self._options.timeout)
+
+    async def stats(self) -> dict[str, Any]:
+        """Calls in flight, and calls, errors and latencies of each method, of each node that offers the service, by
+        the node's id; an RpcError where one did not answer."""
+        return await self._node._ask_each(self._service, "stats", self._options.timeout)
+
     def __getattr__(self, name: str) -> Callable[..., DynamicCall]:
         if name.startswith("_"):
             raise AttributeError(name)

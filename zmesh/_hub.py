@@ -150,6 +150,10 @@ class Hub:
         if link.member is not None:
             link.member.report(report)
 
+    def stats(self) -> dict[str, object]:
+        """What the serving half did since it started."""
+        return {} if self.server is None else self.server.stats()
+
     def report(self, link: Link) -> Message | None:
         return None if self.server is None else self.server.report(link)
 

@@ -1,8 +1,10 @@
-"""The built-in service of every serving node: schemas on demand. Its calls are ordinary calls."""
+"""The built-in service of every serving node: who it is, how it does, and schemas on demand. Its calls are ordinary
+calls of methods `zmesh.ping`, `zmesh.describe`, ..., which are sent to whoever offers the service that is asked about.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,8 +20,38 @@ BUILT_IN = "zmesh"
 class Introspection(Service, name=BUILT_IN):
     """What this node serves."""
 
-    def __init__(self, schemas: Sequence[ServiceSchema]) -> None:
+    def __init__(
+        self,
+        schemas: Sequence[ServiceSchema],
+        info: Callable[[], dict[str, Any]],
+        stats: Callable[[], dict[str, Any]],
+    ) -> None:
         self._schemas = {schema.name: schema for schema in schemas}
+        self._info = info
+        self._stats = stats
+
+    @rpc(idempotent=True)
+    async def ping(self) -> str:
+        """The node's name: it answers."""
+        return str(self._info()["name"])
+
+    @rpc(idempotent=True)
+    async def health(self, service: str = "") -> str:
+        """ "SERVING", or "DRAINING" where the node is leaving. NOT_FOUND for a service that it does not offer."""
+        if service and service not in self._schemas:
+            raise NotFound(f"this node serves {', '.join(self._schemas) or 'nothing'}, not {service!r}")
+        return str(self._info()["state"])
+
+    @rpc(idempotent=True)
+    async def info(self) -> dict[str, Any]:
+        """Name, id, mesh, software, state, addresses, capacity, services with their versions, uptime in seconds."""
+        return self._info()
+
+    @rpc(idempotent=True)
+    async def stats(self) -> dict[str, Any]:
+        """Since the node started: calls in flight, and for each method that was called the number of its calls, of
+        its errors by code, and what calls took in microseconds: mean, and p50 and p99 to within a factor of two."""
+        return self._stats()
 
     @rpc(idempotent=True)
     async def describe(self, service: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ._platform import Executor, clock_of
 from ._streams import Inlet, Outlet
 from .config import Config
 from .context import Context, current
-from .errors import Code, DeadlineExceeded, RpcError
+from .errors import Code, DeadlineExceeded, RpcError, error_class
 from .interceptors import InterceptedCall, Interceptor, around
 from .schema import MethodSchema, ServiceSchema
 
@@ -36,17 +36,46 @@ _log = logging.getLogger("zmesh.server")
 _LATENCY_MEMORY: Final = 10.0  # seconds
 _SLICE: Final = 0.02  # seconds of handlers that do not wait, before the loop has another turn
 _IDLE_WORKERS: Final = 64
+_BUCKETS: Final = 40  # up to 2**39 us, six days
 _LATE_START: Final = 0.125  # seconds between arrival and start that betray a stalled loop: half a heartbeat
 
 
 class Handler:
     """A method, bound to the instance that serves it."""
 
-    __slots__ = ("function", "schema")
+    __slots__ = ("calls", "errors", "function", "histogram", "schema", "seconds")
 
     def __init__(self, schema: MethodSchema, function: Callable[..., Any]) -> None:
         self.schema = schema
         self.function = function
+        self.calls = 0
+        self.seconds = 0.0
+        self.histogram = [0] * _BUCKETS  # of calls that took below 2**index microseconds, and at least half of that
+        self.errors: dict[str, int] = {}  # by code
+
+    def ended(self, seconds: float) -> None:
+        """A call of it is over."""
+        self.calls += 1
+        self.seconds += seconds
+        bucket = int(seconds * 1e6).bit_length()
+        self.histogram[bucket if bucket < _BUCKETS else _BUCKETS - 1] += 1
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "calls": self.calls,
+            "errors": dict(self.errors),
+            "mean_us": int(self.seconds / self.calls * 1e6) if self.calls else 0,
+            "p50_us": self._percentile(0.5),
+            "p99_us": self._percentile(0.99),
+        }
+
+    def _percentile(self, share: float) -> int:
+        left = self.calls * share
+        for bucket, calls in enumerate(self.histogram):
+            left -= calls
+            if left <= 0:
+                return 1 << bucket
+        return 0
 
 
 class Running:
@@ -307,6 +336,14 @@ class Server:
             m.DRAINING if self.draining else m.SERVING,
         ]
 
+    def stats(self) -> dict[str, Any]:
+        """What happened since the start, for introspection."""
+        called = [handler for handler in self._handlers.values() if handler.calls or handler.errors]
+        return {
+            "in_flight": self.in_flight,
+            "methods": {handler.schema.path: handler.stats() for handler in called},
+        }
+
     async def drained(self, grace: float) -> None:
         """Wait until nothing runs, at most `grace` seconds; then cancel what does (a plain `def` cannot be)."""
         try:
@@ -559,6 +596,8 @@ class Server:
 
     def _fail(self, running: Running, code: int, text: str, fields: dict[str, object] | None) -> None:
         if not running.answered:
+            errors, name = running.method.errors, error_class(code).__name__
+            errors[name] = errors.get(name, 0) + 1
             text = text.encode(errors="replace").decode()  # a lone surrogate has no form on the wire
             running.link.fail(running.number, code, text, ran=running.started, fields=fields)
             self._answered(running)
@@ -580,6 +619,7 @@ class Server:
             running.bucket.pop(running, None)
         if running.started:
             now = self._ended = self.time()
+            running.method.ended(now - running.arrived)
             if running.inlet is None and running.outlet is None:  # how long a stream lasts says nothing of the load
                 self._latency.add(now - running.arrived, now)
         if self.draining and not self._count:

@@ -33,16 +33,18 @@ from ._core.balance import make_policy
 from ._core.members import Member
 from ._core.messages import Hello, Offer
 from ._core.peer import State
+from ._core.selection import Exactly
 from ._dialer import Dialer
 from ._hub import Hub
 from ._link import Link
 from ._platform import Platform, real_platform
 from ._server import Server
+from ._values import load_untyped
 from ._version import __version__
 from .config import Config
 from .discovery import Discovery, Sighting
 from .discovery.static import StaticPeers
-from .errors import FailedPrecondition
+from .errors import FailedPrecondition, RpcError
 from .interceptors import Interceptor
 from .schema import ServiceSchema, schema_of
 from .service import Service, make_client
@@ -321,6 +323,7 @@ class Node:
             transport.close()
             raise
         self._hub = hub
+        self._since = asyncio.get_running_loop().time()
         try:
             await self._look_around(hub)
         except BaseException:
@@ -376,9 +379,9 @@ class Node:
             random=platform.random,
             ready=client.resume,
         )
-        server = None
+        server: Server | None = None
         if self._services:
-            introspection = _introspection.Introspection(self.services)
+            introspection = _introspection.Introspection(self.services, self._info, hub.stats)
             server = Server(
                 config=config,
                 services=[*self._services, (schema_of(_introspection.Introspection), introspection)],
@@ -444,6 +447,38 @@ class Node:
                 await asyncio.gather(*(source.close() for source in self._sources), return_exceptions=True)
             finally:
                 await self._exits.aclose()
+
+    def _info(self) -> dict[str, Any]:
+        hub = self._running()
+        return {
+            "name": self._name,
+            "id": self.id,
+            "mesh": self._mesh,
+            "software": f"zmesh-python/{__version__}",
+            "state": "DRAINING" if hub.server is not None and hub.server.draining else "SERVING",
+            "addresses": list(self._addresses),
+            "capacity": self._capacity,
+            "services": {schema.name: schema.version for schema in self.services},
+            "uptime": asyncio.get_running_loop().time() - self._since,
+        }
+
+    async def _ask_each(self, service: str, method: str, timeout: float | None) -> dict[str, Any]:
+        """What the built-in service of each node that offers `service` answers, by the node's id; an RpcError where one
+        does not."""
+        client = self._running().client
+        target = Target(service, None, f"{_introspection.BUILT_IN}.{method}", True, False, load_untyped)
+
+        async def ask(member: Member[Link]) -> Any:
+            call = Outgoing(client, target, {}, client.timeout(timeout), None)
+            call.selection = Exactly(member.id, member.name)
+            try:
+                return await call
+            except RpcError as error:
+                return error
+
+        members = [m for m in self._running().members.offering(service) if m.state is not State.DEAD]
+        answers = await asyncio.gather(*map(ask, members))
+        return {member.id.hex(): answer for member, answer in zip(members, answers, strict=True)}
 
     def _described(self, service: str) -> tuple[list[_introspection.Description], list[Member[Link]]]:
         """What is known of a service from those who offer it now, and of whom it is not known yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 import click
@@ -47,6 +48,7 @@ def command(
     """Call a method and print its result as JSON.
 
     A VALUE is JSON where it parses as JSON, else a string: n=3 is a number, name=World and id='"3"' are strings.
+    A stream of arguments is given as a list; a stream of answers prints a line an item.
     Bytes are an object, in arguments and in results: data='{"$base64": "aGVsbG8="}'.
 
     A failed call prints its code and message on stderr and exits with 1.
@@ -70,15 +72,36 @@ async def _call(
     async with place.node() as node:
         client = node.client(service).options(timeout=timeout, metadata=metadata)
         try:
-            call: zmesh.Call[Any] = getattr(client, name)(**arguments)
+            call = getattr(client, name)(**await _with_stream(client, name, arguments))
             result = await call
-        except (AttributeError, NotImplementedError) as error:
+        except AttributeError as error:
             raise Failed(f"UNIMPLEMENTED: {error}") from error
         # Printed before the node says goodbye: nobody waits for that.
-        click.echo(to_json(result, indent=2 if sys.stdout.isatty() else None))
+        if isinstance(result, zmesh.Stream):
+            call = result
+            async for item in result:
+                click.echo(to_json(item, indent=None))
+        else:
+            click.echo(to_json(result, indent=2 if sys.stdout.isatty() else None))
         if verbose:
             said = "".join(f"\n{key}: {value!r}" for key, value in call.metadata.items())
             click.echo(f"answered by {call.node}{said}", err=True)
+
+
+async def _with_stream(client: zmesh.node.DynamicClient, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, with the list that was given for a stream turned into one."""
+    if not any(isinstance(value, list) for value in arguments.values()):
+        return arguments
+    method = (await client.describe())["methods"].get(name, {})
+    parameter = method.get("stream", {}).get("parameter")
+    if not isinstance(arguments.get(parameter), list):
+        return arguments
+    return {**arguments, parameter: _items(arguments[parameter])}
+
+
+async def _items(values: list[Any]) -> AsyncIterator[Any]:
+    for value in values:
+        yield value
 
 
 def _arguments(json_text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:

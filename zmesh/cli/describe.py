@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import click
 
+import zmesh
+
 from ._json import to_json
 from ._options import Place, complete_service, json_option, place_options, run, timeout_option
 
@@ -27,11 +29,19 @@ _FORMATS: Final = {"date-time": "datetime", "date": "date", "time": "time", "dur
 
 @click.command("describe")
 @click.argument("service", shell_complete=complete_service)
+@click.option("--stats", is_flag=True, help="Show what the nodes that serve it did so far: calls, errors, latency.")
 @json_option
 @timeout_option(10.0, "How long to look for a node that serves it.")
 @place_options
-def command(service: str, as_json: bool, timeout: float, place: Place) -> None:
+def command(service: str, stats: bool, as_json: bool, timeout: float, place: Place) -> None:
     """Show a service's methods, arguments and docstrings, as a node that serves it tells them."""
+    if stats:
+        nodes = run(_stats(place, service, timeout))
+        if as_json:
+            click.echo(to_json(nodes, indent=2))
+        else:
+            _echo_stats(nodes)
+        return
     described = run(_described(place, service, timeout))
     if as_json:
         click.echo(to_json(described, indent=2))
@@ -53,6 +63,38 @@ def command(service: str, as_json: bool, timeout: float, place: Place) -> None:
 async def _described(place: Place, service: str, timeout: float) -> dict[str, Any]:
     async with place.node() as node:
         return await node.client(service).options(timeout=timeout).describe()
+
+
+async def _stats(place: Place, service: str, timeout: float) -> list[dict[str, Any]]:
+    async with place.node() as node:
+        client = node.client(service).options(timeout=timeout)
+        await client.describe()  # waits for one that offers it
+        await node.discover(timeout=timeout)
+        info, stats = await client.info(), await client.stats()
+        return [
+            {"name": info[id]["name"], "id": id, "uptime": info[id]["uptime"], **stats[id]}
+            for id in info
+            if not isinstance(info[id], zmesh.RpcError) and not isinstance(stats.get(id), (zmesh.RpcError, type(None)))
+        ]
+
+
+def _echo_stats(nodes: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("NODE", "METHOD"):
+        table.add_column(heading)
+    for heading in ("CALLS", "ERRORS", "MEAN", "P50", "P99"):
+        table.add_column(heading, justify="right")
+    for node in sorted(nodes, key=lambda node: (node["name"], node["id"])):
+        label = f"{node['name']} (up {node['uptime']:.0f} s, {node['in_flight']} in flight)"
+        table.add_row(label)
+        for path, method in sorted(node["methods"].items()):
+            errors = ", ".join(f"{count} {code}" for code, count in sorted(method["errors"].items())) or "0"
+            times = [f"{method[key] / 1000:.3g} ms" for key in ("mean_us", "p50_us", "p99_us")]
+            table.add_row("", path, str(method["calls"]), errors, *times)
+    Console().print(table)
 
 
 def _echo_indented(text: str) -> None:
