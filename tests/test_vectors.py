@@ -125,8 +125,9 @@ def test_every_hello_parses_to_its_fields(vector: dict[str, Any]) -> None:
     assert hello.capacity == fields.get("capacity", 1)
     assert list(hello.addresses) == fields.get("addresses", [])
     assert [[o.name, o.version, o.digest] for o in hello.services] == [s[:3] for s in fields.get("services", [])]
-    assert {"message": hello.max_message, "calls": hello.max_calls} == fields.get(
-        "limits", {"message": m.LIMIT, "calls": m.LIMIT}
+    limits = (hello.max_message, hello.max_calls, hello.max_items, hello.max_item_bytes)
+    assert dict(zip(("message", "calls", "items", "bytes"), limits, strict=True)) == fields.get(
+        "limits", {"message": m.LIMIT, "calls": m.LIMIT, "items": 16, "bytes": 65_536}
     )
     assert hello.expects == fields.get("expects")
 

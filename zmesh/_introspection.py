@@ -97,7 +97,7 @@ def parse(value: object) -> Description:
                 _kind(method["kind"]),
                 method["idempotent"] is True,
                 str(method["stream"]["parameter"]) if "stream" in method else None,
-                [str(name) for name in method.get("order", method["parameters"]["properties"])],
+                [str(name) for name in method.get("order") or method["parameters"].get("properties", ())],
             )
             for name, method in value["methods"].items()
         }

@@ -127,7 +127,7 @@ def hello(**changes: Any) -> list[Any]:
         "addresses": [],
         "capacity": 1.0,
         "services": [],
-        "limits": {"message": 67108864, "calls": 10000},
+        "limits": {"message": 67108864, "calls": 10000, "items": 256, "bytes": 1048576},
         "software": "vectors/1",
         **changes,
     }
@@ -233,7 +233,8 @@ envelope("call with empty metadata", [3, 5, "Greeter.ping", 10000, {}, {}])
 envelope("call with the largest number, time and clock", [3, 2**31 - 1, "A.b", 2**31 - 1, {}, None], clock=2**31 - 1)
 envelope("call number 0 follows the largest; the clock wraps likewise", [3, 0, "A.b", 10000, {}, None], clock=0)
 envelope("call that has no time left", [3, 6, "A.b", 0, {}, None])
-envelope("call with an unknown trailing item", [3, 7, "A.b", 10000, {}, None, "later", 1])
+envelope("call with an unknown trailing item", [3, 7, "A.b", 10000, {}, None, False, "later", 1])
+envelope("call whose time holds until its stream has begun", [3, 8, "Clock.ticks", 10000, {}, None, True])
 envelope("cancel", [6, 2])
 envelope("cancel with an unknown trailing item", [6, 2, {"reason": "later"}])
 envelope("reply: null", [4, 1, None, None], to=CLIENT)
@@ -275,7 +276,15 @@ envelope("drain with an unknown trailing item", [8, 30000], to=CLIENT)
 envelope("drain_ack", [9])
 envelope("goodbye with the last call taken", [10, 41], to=CLIENT)
 envelope("goodbye, no call was ever taken", [10, None])
-envelope("unsupported", [11, 16], to=CLIENT)
+envelope("unsupported", [11, 20], to=CLIENT)
+envelope("the first item of a stream of arguments", [16, 8, False, 1, {"x": 1}])
+envelope("the last number of an item, of a stream that answers", [16, 8, True, 2**31 - 1, None], to=CLIENT)
+envelope("an item with an unknown trailing item", [16, 8, True, 0, "text", "later"], to=CLIENT)
+envelope("the end of a stream of arguments", [17, 8, 3])
+envelope("the end of an empty stream", [17, 9, 0])
+envelope("the reply that ends a stream of 128 items", [4, 8, 128, METADATA], to=CLIENT)
+envelope("credit for items that answer", [18, 8, True, 128])
+envelope("credit of none: the server has begun", [18, 9, False, 0], to=CLIENT)
 envelope("an envelope with unknown trailing items", [6, 1], extra=({"later": 1}, 2), canonical=False)
 envelope("1,024 messages, the most in one envelope", *[[6, number] for number in range(1024)])
 
@@ -443,7 +452,7 @@ violation("a UUID of 3 bytes", "16 bytes", cbor([SERVER, 5, [reply(Tag(37, b"123
 # -- malformed: the handshake
 
 violation("a call before HELLO", "HELLO comes first", cbor([0, 5, [[3, 1, "A.b", 1000, {}, None]]]), stage="handshake")
-violation("an unknown kind before HELLO", "HELLO comes first", cbor([0, 5, [[16]]]), stage="handshake")
+violation("an unknown kind before HELLO", "HELLO comes first", cbor([0, 5, [[19]]]), stage="handshake")
 violation("a bad message before HELLO", "HELLO comes first", cbor([0, 5, ["x"]]), stage="handshake")
 violation("HELLO with frames", "one frame before HELLO", cbor([0, 5, [hello()]]), b"x", stage="handshake")
 violation(
@@ -529,15 +538,19 @@ bad_message("a heartbeat with a short report", "six items", [7, None, None, [1, 
 bad_message("a heartbeat with a float", "an integer or null", [7, 1.0, None, None], [])
 bad_message("a goodbye that ends early", "two items", [10], [])
 bad_message("an unsupported without a kind", "two items", [11], [])
+bad_message("an item without a value", "five items", [16, 1, True, 1], [])
+bad_message("an item that says 1 for true", "a direction is a boolean", [16, 1, 1, 1, "x"], [])
+bad_message("an end without a count", "three items", [17, 1], [])
+bad_message("credit below zero", "numbers are not negative", [18, 1, True, -1], [])
 bad("a bad message among good ones", "the ping is answered", cbor([SERVER, 5, ["x", [3, 9], [7, 5, None, None]]]),
     [*refused(9), [7, None, 5, None]])  # fmt: skip
 
 # -- unknown kinds
 
-for kind in (0, 12, 16, 24, 2**31 - 1):
+for kind in (0, 12, 19, 24, 2**31 - 1):
     bad_message(f"kind {kind}", "a kind that this version does not know", [kind, 1, 2, 3], [[11, kind]])
-bad("an unknown kind among known ones", "the ping is answered", cbor([SERVER, 5, [[17, "x"], [7, 6, None, None]]]),
-    [[11, 17], [7, None, 6, None]])  # fmt: skip
+bad("an unknown kind among known ones", "the ping is answered", cbor([SERVER, 5, [[20, "x"], [7, 6, None, None]]]),
+    [[11, 20], [7, None, 6, None]])  # fmt: skip
 
 # -- arithmetic
 
