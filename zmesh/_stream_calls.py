@@ -201,7 +201,7 @@ class StreamCall(Outgoing):
         """Whether the stream is, or from now on is, this attempt's."""
         if self._source is None:
             self._source, self.begun = attempt, True
-            if self.until_begun:
+            if self.until_begun and not (self.outlet is not None and self.outlet.ended):  # else it is for the answer
                 self._without_deadline()
             self.client.only(attempt)
         return self._source is attempt
