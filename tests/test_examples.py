@@ -105,6 +105,26 @@ def test_rolling_restart() -> None:
     assert re.fullmatch(r"\d+ sales: 0 failed, 0 not booked, 0 booked twice", result), result
 
 
+def test_sensor() -> None:
+    assert set(run("sensor").splitlines()) == {
+        "fast reader: every reading of 60, in order: True",
+        "slow reader: some readings of 60, in order: True",
+    }
+
+
+def test_progress() -> None:
+    assert run("progress").splitlines() == [*(f"{frame} of 10" for frame in (1, 2, 3, 4)), "stopped after frame 4"]
+
+
+def test_notebook() -> None:
+    assert run("notebook").splitlines() == [
+        "typed: 3.0",
+        "by name: 3.0",
+        "a stream: [0, 1, 4, 9, 16]",
+        "a generator as argument: 5.0",
+    ]
+
+
 def test_every_example_is_tested_and_listed() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py") if not path.stem.startswith("_")}
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
