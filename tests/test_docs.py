@@ -38,7 +38,10 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), ROOT / "examples" / "README.md"])
 RUNNING = [
     ROOT / "README.md",
-    *(DOCS / f"{name}.md" for name in ("tutorial", "testing", "errors", "discovery", "tour", "blocking", "streams")),
+    *(
+        DOCS / f"{name}.md"
+        for name in ("tutorial", "testing", "errors", "discovery", "tour", "blocking", "streams", "one-to-many")
+    ),
 ]
 SESSIONS = [ROOT / "README.md", DOCS / "tutorial.md"]
 SESSION_SECONDS = 90

@@ -125,6 +125,20 @@ def test_notebook() -> None:
     ]
 
 
+def test_quorum() -> None:
+    assert run("quorum").splitlines() == [
+        "3 of 5 agree: color = blue",
+        "all: 4 values, 1 error (UNAVAILABLE: being repaired [said by copy-5])",
+        "5 of 5: out of reach",
+    ]
+
+
+def test_parallel_map() -> None:
+    shared, longest = run("parallel_map").splitlines()
+    assert shared == "1000 numbers, in order; nodes that took part: 3"
+    assert longest == "the longest way to 1 begins at 871: 178 steps"
+
+
 def test_every_example_is_tested_and_listed() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py") if not path.stem.startswith("_")}
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}

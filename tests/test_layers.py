@@ -23,7 +23,7 @@ DOORS = {
     "msgspec": ("_values", "schema"),
     "numpy": ("_core/wire",),
     "click": ("cli",),
-    "rich": ("cli",),
+    "rich": ("cli", "_map"),
     "uvloop": ("cli", "sync"),
 }
 # What does IO, waits or tells the time: none of the rules' business.

@@ -3,6 +3,7 @@
 import typing
 
 from ._call import Call, Stream
+from ._scatter import Replies, Reply
 from ._version import __version__
 from .config import Config
 from .context import Context, context
@@ -66,6 +67,8 @@ __all__ = [
     "OutOfRange",
     "Peer",
     "PermissionDenied",
+    "Replies",
+    "Reply",
     "ResourceExhausted",
     "RpcError",
     "Service",

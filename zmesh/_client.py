@@ -209,7 +209,7 @@ class Client:
         target = call.target
         candidates: Sequence[Member[Link]] = self._members.candidates(target.service, target.major)
         if call.selection is not None:
-            candidates = call.selection.among(candidates)
+            candidates = self._selected(call.selection, candidates, call.avoid)
         count = len(candidates)
         if not count:
             if call.selection is not None and call.selection.hopeless:
@@ -232,7 +232,18 @@ class Client:
 
     def _candidates(self, call: Outgoing) -> Sequence[Member[Link]]:
         candidates = self._members.candidates(call.target.service, call.target.major)
-        return candidates if call.selection is None else call.selection.among(candidates)
+        return candidates if call.selection is None else self._selected(call.selection, candidates, call.avoid)
+
+    @staticmethod
+    def _selected(
+        selection: Selection, candidates: Sequence[Member[Link]], avoid: Sequence[bytes]
+    ) -> Sequence[Member[Link]]:
+        """What a selection leaves of those who have not refused the call; of all, where that is nobody."""
+        if avoid:
+            rest = selection.among([member for member in candidates if member.id not in avoid])
+            if rest:
+                return rest
+        return selection.among(candidates)
 
     def _hopeless(self, call: Outgoing, candidates: Sequence[Member[Link]]) -> bool:
         """Whether everybody who offers the service has said that it lacks the method: waiting changes nothing."""
@@ -338,7 +349,7 @@ class Client:
         self.settle(call, DeadlineExceeded(text, may_have_run=ran))
 
     def _nobody(self, call: Outgoing) -> str:
-        who = "" if call.selection is None else f" {call.selection}"
+        who = f" {call.selection}".rstrip() if call.selection is not None else ""
         return f"no node{who} offers {call.target.service!r}"
 
     def impatient(self, call: Outgoing) -> None:
@@ -452,15 +463,14 @@ class Client:
 
     def _second(self, call: Outgoing) -> None:
         tried = [a.member for a in call.attempts]
-        others = [
-            c
-            for c in self._candidates(call)
-            if c not in tried
-            and c.id not in call.avoid
-            and c.link is not None
-            and c.link.usable
-            and not c.link.suspected
-        ]
+
+        def fresh(c: Member[Link]) -> bool:
+            new = c not in tried and c.id not in call.avoid
+            return new and c.link is not None and c.link.usable and not c.link.suspected
+
+        others = list(filter(fresh, self._members.candidates(call.target.service, call.target.major)))
+        if call.selection is not None:
+            others = list(filter(fresh, call.selection.among(others)))
         if others and call.outlet is None:  # a stream of arguments is read once, and goes to one peer
             call.may_have_run = True
             other = others[self._policy.choose(others, call.target.path) if len(others) > 1 else 0]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from . import _introspection
 from ._call import NO_METADATA, Call, Stream
 from ._client import Client, Outgoing, Target
-from ._core.selection import Named, Selection
+from ._core.selection import Named, Selection, Sticky
 from ._link import Link, Stage
 from ._stream_calls import AnswerStream, StreamCall
 from ._values import dump_untyped, load_untyped
@@ -38,7 +38,8 @@ class Options:
     metadata: Mapping[str, str | bytes] | None = None
     node: str | None = None
     hedge_after: float | None = None
-    selection: Selection | None = None  # made of `node`, or given by `Node.scatter`
+    key: str | None = None  # a call back, which has one place to go, does without
+    selection: Selection | None = None  # made of `node` and `key`, or given by `Node.scatter`
 
     def change(self, changes: Mapping[str, Any]) -> Options:
         given = {key: value for key, value in changes.items() if value is not None}
@@ -56,6 +57,13 @@ class Options:
         selection = given.get("selection", self.selection)
         if "node" in given and node is not None:
             selection = Named(node)
+            if self.key is not None:
+                selection = Sticky(self.key, selection)
+        key = given.get("key", self.key)
+        if key is not None and not isinstance(key, str):
+            raise TypeError(f"key is a str, got {key!r:.60}")
+        if "key" in given and key is not None and not isinstance(selection, OverLink):
+            selection = Sticky(key, Named(node) if node is not None else None)
         metadata = given.get("metadata", self.metadata)
         if metadata is not None:
             metadata = dict(metadata)
@@ -63,7 +71,7 @@ class Options:
                 if not isinstance(key, str) or not isinstance(value, (str, bytes)):
                     raise TypeError(f"metadata maps str to str or bytes, got {key!r}: {value!r:.60}")
         hedge_after = given.get("hedge_after", self.hedge_after)
-        return Options(given.get("timeout", self.timeout), metadata, node, hedge_after, selection)
+        return Options(given.get("timeout", self.timeout), metadata, node, hedge_after, key, selection)
 
     def outgoing(self, client: Client, target: Target, arguments: object, timeout: float) -> Outgoing:
         """A call with all that is set here."""
@@ -257,9 +265,10 @@ class DynamicClient:
         metadata: Mapping[str, str | bytes] | None = None,
         node: str | None = None,
         hedge_after: float | None = None,
+        key: str | None = None,
     ) -> DynamicClient:
         """The same client with other settings, as `Service.options`; None leaves one as it is."""
-        changes = {"timeout": timeout, "metadata": metadata, "node": node, "hedge_after": hedge_after}
+        changes = {"timeout": timeout, "metadata": metadata, "node": node, "hedge_after": hedge_after, "key": key}
         return DynamicClient(self._node, self._service, self._options.change(changes))
 
     async def describe(self) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from . import _introspection
 from ._arguments import (
@@ -37,7 +37,9 @@ from ._core.selection import Exactly
 from ._dialer import Dialer
 from ._hub import Hub
 from ._link import Link
+from ._map import MapOver, Mapped, OneArgument
 from ._platform import Platform, real_platform
+from ._scatter import Replies, Scatter
 from ._server import Server
 from ._values import load_untyped
 from ._version import __version__
@@ -47,13 +49,16 @@ from .discovery.static import StaticPeers
 from .errors import FailedPrecondition, RpcError
 from .interceptors import Interceptor
 from .schema import ServiceSchema, schema_of
-from .service import Service, make_client
+from .service import Service, Unary, make_client
 
 __all__ = ["DynamicClient", "Node", "Peer"]
 
 _log = logging.getLogger("zmesh.node")
 
+P = ParamSpec("P")
+R = TypeVar("R")
 S = TypeVar("S", bound=Service)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +228,55 @@ class Node:
             raise TypeError(f"client() of a peer takes a Service class, got {service!r:.60}")
         options = Options(selection=OverLink(link))
         return make_client(service, TypedCaller(self._running().client, schema_of(service), options))
+
+    def scatter(
+        self,
+        method: Unary[P, R],
+        /,
+        *,
+        to: str | int | Sequence[str] = "all",
+        expect: int | None = None,
+        timeout: float | None = None,
+        metadata: Mapping[str, str | bytes] | None = None,
+    ) -> Callable[P, Replies[R]]:
+        """Call a method on many nodes: `async for reply in node.scatter(Greeter.say_hello)("everyone")`.
+
+        to: "all" who offer it once discovery has settled; "any": the same, until the first success; a number: that
+            many distinct nodes with the least load for their capacity (fewer where no more are found); a list of names
+            or ids: those nodes, and Unavailable in the reply of one that is not found.
+        expect: wait until so many offer it, instead of until discovery has settled, or until `Config.patience` passes.
+        timeout: seconds for all of it. metadata: travels with each call.
+
+        Each node gets one ordinary call, which no other one takes over. This node is not among them. Raises TypeError
+        for a method that streams, ValueError for a `to` or `expect` that makes no sense.
+        """
+        hub, random = self._running(), self._platform.random
+        return Scatter(hub, method, to, expect, timeout, metadata, self._since, random)
+
+    def map(
+        self,
+        method: OneArgument[T, R],
+        /,
+        *,
+        ordered: bool = True,
+        in_flight: int | None = None,
+        timeout: float | None = None,
+        metadata: Mapping[str, str | bytes] | None = None,
+        progress: bool = False,
+    ) -> Callable[[Iterable[T] | AsyncIterable[T]], Mapped[R]]:
+        """Call a method for each of many items: `async for text in node.map(Greeter.shout)(["a", "b"])`.
+
+        ordered: results come in the order of the items, else as they arrive.
+        in_flight: how many calls are under way at most; by default twice the capacity of all nodes that offer it, and
+            at least 2, looked at anew as nodes come and go.
+        timeout: seconds for each call. metadata: travels with each.
+        progress: draw a bar on stderr; ImportError where `rich` is missing.
+
+        Items are taken as they are needed: never more than twice `in_flight` ahead of the results that were given out.
+        An error is raised at its item's place, with a note that has the item's index, and ends the map; a call is
+        retried as any other is. Raises TypeError for a method that streams, ValueError for a bad `in_flight`.
+        """
+        return MapOver(self._running(), method, ordered, in_flight, timeout, metadata, progress)
 
     @property
     def peers(self) -> list[Peer]:

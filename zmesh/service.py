@@ -89,6 +89,10 @@ class Method(Generic[P, R]):
 class Unary(Method[P, R]):
     """A method that answers one value."""
 
+    if typing.TYPE_CHECKING:
+
+        def _takes(self, *args: P.args, **kwargs: P.kwargs) -> R: ...  # for `Node.map`
+
     @overload
     def __get__(self, instance: None, owner: type[Any]) -> Unary[P, R]: ...
     @overload
@@ -216,6 +220,7 @@ class Service:
         metadata: Mapping[str, str | bytes] | None = None,
         node: str | None = None,
         hedge_after: float | None = None,
+        key: str | None = None,
     ) -> Self:
         """A client like this one, whose calls have these options; what is not given stays as it is here.
 
@@ -224,6 +229,7 @@ class Service:
         node: only nodes of this name, or the one with this id, are called.
         hedge_after: seconds without an answer until a second node is called as well; the first answer counts. Calling
             a method that is not idempotent is then a ValueError.
+        key: calls with the same key go to the same node, whoever makes them, while it is there and not overloaded.
         """
         caller: Caller | None = self.__dict__.get("_zmesh_caller")
         if caller is None:
@@ -231,7 +237,7 @@ class Service:
                 f"options() is for calls to other nodes, and this is a local {type(self).__name__}: "
                 f"use node.client({type(self).__name__}).options(...)"
             )
-        changes = {"timeout": timeout, "metadata": metadata, "node": node, "hedge_after": hedge_after}
+        changes = {"timeout": timeout, "metadata": metadata, "node": node, "hedge_after": hedge_after, "key": key}
         return _new_client(type(self), caller.options(**changes))
 
     def __repr__(self) -> str:

@@ -20,6 +20,7 @@ def typed(mesh: zmesh.Mesh) -> None:
     assert_type(mesh.call(Greeter.say_hello, timeout=1, metadata={"tenant": "a"})("Ann"), str)
     assert_type(mesh.call(Greeter.say_hello, key="user-42")("Ann"), str)
     assert_type(mesh.call(Greeter.countdown)(3), Iterator[int])
+    assert_type(mesh.map(Greeter.shout, in_flight=3, progress=True)(["a", "b"]), Iterator[str])
     assert_type([n + 1 for n in mesh.call(Greeter.countdown, timeout=5)(3)], list[int])
 
 

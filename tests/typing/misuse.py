@@ -65,6 +65,7 @@ async def options(greeter: Greeter) -> None:
     greeter.options(1.0)  # error
     greeter.options(metadata={"tenant": 5})  # error
     greeter.options(patience=1)  # error
+    greeter.options(key=5)  # error
     await greeter.options(timeout=1).say_hello(5)  # error
 
 
@@ -77,6 +78,23 @@ async def nodes(node: zmesh.Node) -> None:
     zmesh.Node(Order("spoon"))  # error
     print(node.peers[0].nme)  # error
     print(loud)
+
+
+async def many(node: zmesh.Node) -> None:
+    node.scatter(Greeter.say_hello)(5)  # error
+    node.scatter(Greeter.countdown)(3)  # error
+    node.scatter(Greeter.say_hello, to=1.5)  # error
+    node.scatter(Greeter.say_hello, "all")  # error
+    async for reply in node.scatter(Greeter.count)("a"):
+        text: str = reply.result()  # error
+        print(text, reply.nme)  # error
+    node.map(Greeter.count)([1, 2])  # error
+    node.map(Greeter.countdown)([1, 2])  # error
+    node.map(Greeter.forget)([1])  # error
+    node.map(Greeter.count, in_flight="2")  # error
+    async for number in node.map(Greeter.count)(["a"]):
+        wrong: str = number  # error
+        print(wrong)
 
 
 def blocking(mesh: zmesh.Mesh) -> None:
@@ -96,6 +114,9 @@ def blocking(mesh: zmesh.Mesh) -> None:
     mesh.client(5)  # error
     mesh.client(Order)  # error
     mesh.scatter(Greeter.say_hello, to="all")(5)  # error
+    mesh.map(Greeter.count)([1])  # error
+    shouts: list[int] = list(mesh.map(Greeter.shout)(["a"]))  # error
+    print(shouts)
     print(mesh.peers[0].nme)  # error
     mesh.clent("Greeter")  # error
     zmesh.connect(Greeter)  # error

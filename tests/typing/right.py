@@ -66,6 +66,7 @@ async def subclass(loud: Loud) -> None:
 async def options(greeter: Greeter) -> None:
     fast = greeter.options(timeout=0.2, metadata={"tenant": "a", "trace": b"\x00"})
     assert_type(fast, Greeter)
+    assert_type(fast.options(key="user-42"), Greeter)
     assert_type(await fast.options(timeout=None).say_hello("Ann"), str)
 
 
@@ -81,6 +82,24 @@ async def node() -> None:
         assert_type(by_name.say_hello("Ann").node, str | None)
         assert_type([peer.name for peer in node.peers], list[str])
         assert answer
+
+
+async def many(node: zmesh.Node) -> None:
+    assert_type(node.scatter(Greeter.count)("a"), zmesh.Replies[int])
+    async for reply in node.scatter(Greeter.say_hello, to=["a", "b"], timeout=1)("Ann", loud=True):
+        assert_type(reply, zmesh.Reply[str])
+        assert_type(reply.value, str | None)
+        assert_type(reply.result(), str)
+    first = await node.scatter(Greeter.count, to=3)("a").first()
+    assert_type(first.result(), int)
+    assert_type(await node.scatter(Greeter.count, expect=3)("a").quorum(2), list[zmesh.Reply[int]])
+    async for number in node.map(Greeter.count)(["a", "b"]):
+        assert_type(number, int)
+    assert_type([text async for text in node.map(Greeter.shout, ordered=False, in_flight=5)(words())], list[str])
+
+
+async def words() -> AsyncIterator[str]:
+    yield "a"
 
 
 async def interface(node: zmesh.Node) -> None:

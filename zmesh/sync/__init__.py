@@ -7,24 +7,28 @@ one. What a call means, and what it raises, is the node's business.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from .._call import Call
+from .._map import OneArgument
 from ..config import Config
 from ..interceptors import Interceptor
 from ..node import Node, Peer
 from ..schema import schema_of
 from ..service import Method, Service, Streaming, Unary
 from ._background import Background
-from ._streams import Feeder, Stream, feed_iterators, feed_parameter
+from ._streams import Feeder, Stream, feed_items, feed_iterators, feed_parameter
 
 __all__ = ["Mesh", "Stream", "connect"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def connect(
@@ -145,6 +149,33 @@ class Mesh:
         """Call a method on many nodes, as `Node.scatter` does: a `Stream` of their replies, as they come."""
         node: Any = self._node
         return _Method(self, lambda *args, **kwargs: node.scatter(method, **options)(*args, **kwargs))
+
+    def map(
+        self,
+        method: OneArgument[T, R],
+        /,
+        *,
+        ordered: bool = True,
+        in_flight: int | None = None,
+        timeout: float | None = None,
+        metadata: Mapping[str, str | bytes] | None = None,
+        progress: bool | None = None,
+    ) -> Callable[[Iterable[T]], Iterator[R]]:
+        """Call a method for each of many items, as `Node.map` does: a `Stream` of the results.
+
+        The items are read by a thread of its own, up to 16 more ahead. progress: None draws a bar where stderr is a
+        terminal and `rich` is installed.
+        """
+        if progress is None:
+            progress = sys.stderr.isatty() and importlib.util.find_spec("rich") is not None
+        options: dict[str, Any] = {
+            "ordered": ordered,
+            "in_flight": in_flight,
+            "timeout": timeout,
+            "metadata": metadata,
+            "progress": progress,
+        }
+        return _Method(self, lambda items: self._node.map(method, **options)(items), feed_items)
 
     @property
     def peers(self) -> list[Peer]:

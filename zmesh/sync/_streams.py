@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Sized
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias, TypeVar
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from . import Mesh
     from ._background import Background
 
-__all__ = ["Feed", "Feeder", "Stream", "feed_iterators", "feed_parameter"]
+__all__ = ["Feed", "Feeder", "Stream", "feed_items", "feed_iterators", "feed_parameter"]
 
 R = TypeVar("R")
 
@@ -248,6 +248,26 @@ def feed_parameter(method: MethodSchema) -> Feeder | None:
         return args, {**kwargs, name: feed}, [feed]
 
     return feeder
+
+
+class _SizedFeed(Feed):
+    """One of which it is known how many items it has."""
+
+    def __init__(self, iterable: Iterable[Any], length: int) -> None:
+        super().__init__(iterable)
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def feed_items(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fed:
+    """For a map: its one argument, whatever iterable it is."""
+    if len(args) != 1 or not isinstance(args[0], Iterable):
+        return args, kwargs, []
+    items = args[0]
+    feed = _SizedFeed(items, len(items)) if isinstance(items, Sized) else Feed(items)
+    return (feed,), kwargs, [feed]
 
 
 def feed_iterators(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fed:
