@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
 from typing import Any
 
 import cbor2
@@ -15,9 +16,11 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 HELLO, REJECT, CALL, REPLY, ERROR, CANCEL, HEARTBEAT, DRAIN, DRAIN_ACK, GOODBYE, UNSUPPORTED = range(1, 12)
+ITEM, END, CREDIT = 16, 17, 18
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS = 3, 4, 5, 6
 FAILED_PRECONDITION, UNIMPLEMENTED, UNAVAILABLE = 9, 12, 14
 WRAP, WINDOW, OUT_OF_BAND, LARGE = 2**31, 60_000, 64077, 16 * 1024
+TAKE, OVER = object(), object()  # what the generator of a stream yields to be given an item; given behind the last
 LATER = object()  # what a handler returns whose call somebody answers later, or nobody
 
 
@@ -80,6 +83,91 @@ class QueueClock:
         return max(0, offset - least)
 
 
+def weigh(value: Any) -> int:
+    if isinstance(value, dict):
+        return 8 + sum(weigh(key) + weigh(item) for key, item in value.items())
+    if isinstance(value, list):
+        return 8 + sum(map(weigh, value))
+    return 8 + len(value) if isinstance(value, (str, bytes)) else 8
+
+
+class Stream:
+    """A call with streams that we serve. Its generator yields TAKE, or an item of the answer."""
+
+    def __init__(self, link: Link, number: int, takes: bool, answers: bool, steps: Generator[Any, Any, Any]) -> None:
+        self.link, self.number, self.answers, self.steps = link, number, answers, steps
+        limits = link.remote.get("limits", {})
+        self.items, self.bytes = limits.get("items", 16), limits.get("bytes", 65_536)
+        self.under_way, self.sent, self.most = deque[int](), 0, 0  # weights; the most items that were under way
+        self.inbox, self.received, self.taken, self.weight, self.ended = deque[Any](), 0, 0, 0, not takes
+        self.wanted: Any = None
+        self.takes = takes
+
+    def begin(self) -> None:
+        if self.takes:
+            self.link.begun(self.number)
+            self.link.outbox.append([CREDIT, self.number, False, 0])
+        self.advance(None)
+
+    def advance(self, given: Any, *, resume: bool = False) -> None:
+        """Go on as far as items and credit allow."""
+        while True:
+            if not resume:
+                try:
+                    self.wanted = self.steps.send(given)
+                except StopIteration as finished:
+                    self.link.streams.pop(self.number, None)
+                    value = self.sent % WRAP if self.answers else finished.value
+                    return self.link.answer(self.number, value, {"served": "elsewhere"})
+            resume, given = False, None
+            if self.wanted is TAKE:
+                if not self.inbox and not self.ended:
+                    return None
+                given = self.take() if self.inbox else OVER
+            elif len(self.under_way) < self.items and sum(self.under_way) < self.bytes:
+                self.sent += 1
+                self.under_way.append(weigh(self.wanted))
+                self.most = max(self.most, len(self.under_way))
+                item = outward(self.wanted, self.link.frames)
+                self.link.outbox.append([ITEM, self.number, True, self.sent % WRAP, item])
+                self.link.begun(self.number)
+            else:
+                return None
+
+    def take(self) -> Any:
+        value = self.inbox.popleft()
+        self.taken, self.weight = self.taken + 1, self.weight + weigh(value)
+        if self.taken * 2 >= 16 or self.weight * 2 >= 65_536:  # the defaults: our HELLO has no limits
+            self.link.outbox.append([CREDIT, self.number, False, self.taken])
+            self.taken = self.weight = 0
+        return value
+
+    def item(self, sequence: int, value: Any) -> None:
+        self.received += 1
+        if sequence != self.received % WRAP or self.ended or len(self.inbox) + self.taken >= 16:
+            return self.fail("an item out of place")
+        self.inbox.append(value)
+        return self.advance(None, resume=True)
+
+    def end(self, items: int) -> None:
+        if items != self.received % WRAP:
+            return self.fail("items are missing")
+        self.ended = True
+        return self.advance(None, resume=True)
+
+    def credit(self, items: int) -> None:
+        if items > len(self.under_way):
+            return self.fail("credit for more than is under way")
+        for _ in range(items):
+            self.under_way.popleft()
+        return self.advance(None, resume=True)
+
+    def fail(self, text: str) -> None:
+        self.link.streams.pop(self.number, None)
+        if self.link.running.pop(self.number, None) is not None:
+            self.link.outbox.append([ERROR, self.number, INVALID_ARGUMENT, text, True, None])
+
+
 class Link:
     def __init__(self, peer: Peer, transmit: Callable[[list[bytes]], None], expects: bytes | None = None) -> None:
         self.peer, self.transmit, self.expects = peer, transmit, expects
@@ -91,6 +179,7 @@ class Link:
         self.calls, self.opened = 0, dict[int, int]()  # our counter; number -> counter of our open calls
         self.answers: dict[int, Any] = {}  # number -> (value, metadata), or Status
         self.running, self.last = dict[int, float](), None  # number -> deadline of their calls; the last one taken
+        self.streams, self.until_begun = dict[int, Stream](), set[int]()
         self.pings, self.pongs = 0, list[list[Any]]()
         self.drained = self.acknowledged = self.goodbye = False
 
@@ -138,13 +227,17 @@ class Link:
                 self.check_hello(major, fields)
             case _ if not self.remote:
                 self.refuse(INVALID_ARGUMENT, "HELLO comes first")
-            case [3, number, path, remaining, arguments, metadata, *_]:
+            case [3, number, path, remaining, arguments, metadata, *more]:
+                self.until_begun.discard(number)
+                if more[:1] == [True]:
+                    self.until_begun.add(number)
                 self.take_call(number, path, remaining - waited, arguments, metadata)
             case [4, number, value, metadata, *_] if self.opened.pop(number, None):
                 self.answers[number] = (value, metadata)
             case [5, number, code, text, ran, fields, *_] if self.opened.pop(number, None):
                 self.answers[number] = Status(code, text, ran, fields)
             case [6, number, *_]:
+                self.streams.pop(number, None)
                 if self.running.pop(number, None) is not None:
                     self.peer.cancelled.append(number)
             case [7, ping, pong, report, *_]:
@@ -161,7 +254,13 @@ class Link:
                 self.settle(last)
                 self.peer.left(self)
                 self.goodbye, self.over = True, "GOODBYE"
-            case [kind, *_] if kind == 0 or kind > UNSUPPORTED:
+            case [16, number, False, sequence, value, *_] if number in self.streams:
+                self.streams[number].item(sequence, value)
+            case [17, number, items, *_] if number in self.streams:
+                self.streams[number].end(items)
+            case [18, number, True, items, *_] if number in self.streams:
+                self.streams[number].credit(items)
+            case [kind, *_] if kind == 0 or (kind > UNSUPPORTED and kind not in (ITEM, END, CREDIT)):
                 self.outbox.append([UNSUPPORTED, kind])
 
     def check_hello(self, major: int, fields: dict[str, Any]) -> None:
@@ -185,6 +284,12 @@ class Link:
         try:
             if left <= 0:
                 raise Status(DEADLINE_EXCEEDED, "expired on its way", ran=False)
+            if path in self.peer.streams:
+                takes, answers, function = self.peer.streams[path]
+                self.running[number] = milliseconds() + left
+                self.streams[number] = stream = Stream(self, number, takes, answers, function(arguments))
+                stream.begin()
+                return
             if path not in self.peer.handlers:
                 raise Status(UNIMPLEMENTED, f"no {path} here", ran=False)
             self.running[number] = milliseconds() + left
@@ -194,6 +299,11 @@ class Link:
         except Status as status:
             self.running.pop(number, None)
             self.outbox.append([ERROR, number, status.code, status.text, status.ran, status.fields or None])
+
+    def begun(self, number: int) -> None:
+        if number in self.until_begun:
+            self.until_begun.discard(number)
+            self.running[number] = float("inf")
 
     def answer(self, number: int, value: Any, metadata: Any = None) -> None:
         if self.running.pop(number, None) is not None:
@@ -220,6 +330,7 @@ class Link:
     def tick(self) -> None:
         for number in [number for number, deadline in self.running.items() if deadline <= milliseconds()]:
             del self.running[number]
+            self.streams.pop(number, None)
             self.outbox.append([ERROR, number, DEADLINE_EXCEEDED, "too long", True, None])
         if self.opened and milliseconds() - self.heard >= 250:
             self.ping()
@@ -238,6 +349,8 @@ class Peer:
         self.tag = tag_of(self.hello["id"])
         self.handlers, self.leaving = handlers, False
         self.cancelled: list[int] = []
+        # path -> (takes a stream, answers one, generator function(arguments))
+        self.streams: dict[str, tuple[bool, bool, Callable[[Any], Generator[Any, Any, Any]]]] = {}
 
     def links(self) -> list[Link]:
         raise NotImplementedError

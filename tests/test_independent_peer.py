@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -214,13 +214,52 @@ def fail(link: other.Link, number: int, arguments: dict[str, Any], metadata: Any
     raise other.Status(other.FAILED_PRECONDITION, arguments["text"], fields={"details": {"tried": [1, 2, 3]}})
 
 
+class Flow(zmesh.Service, version="1.0"):
+    """What the other one serves: zmesh needs the annotations only."""
+
+    @zmesh.rpc
+    async def count(self, items: int) -> AsyncIterator[int]:
+        raise NotImplementedError
+        yield 0
+
+    @zmesh.rpc
+    async def total(self, numbers: AsyncIterator[int]) -> int:
+        raise NotImplementedError
+
+    @zmesh.rpc
+    async def double(self, numbers: AsyncIterator[int]) -> AsyncIterator[int]:
+        raise NotImplementedError
+        yield 0
+
+
+def count(arguments: dict[str, Any]) -> Generator[Any, Any, None]:
+    yield from range(arguments["items"])
+
+
+def total(arguments: dict[str, Any]) -> Generator[Any, Any, int]:
+    result = 0
+    while (number := (yield other.TAKE)) is not other.OVER:
+        result += number
+    return result
+
+
+def double(arguments: dict[str, Any]) -> Generator[Any, Any, None]:
+    while (number := (yield other.TAKE)) is not other.OVER:
+        yield number * 2
+
+
 class OtherServer:
     """The independent listener in a thread of its own; what it is told to do, it does there."""
 
     def __init__(self) -> None:
         self.held = threading.Event()
         handlers = {"Echo.echo": echo, "Echo.fail": fail, "Echo.hold": self._hold, "zmesh.describe": describe}
-        self.peer = other.Listener(MESH, handlers, [["Echo", "1.0", "none"]])
+        self.peer = other.Listener(MESH, handlers, [["Echo", "1.0", "none"], ["Flow", "1.0", "none"]])
+        self.peer.streams = {
+            "Flow.count": (False, True, count),
+            "Flow.total": (True, False, total),
+            "Flow.double": (True, True, double),
+        }
         self.stop = threading.Event()
         self._tasks: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._serve)
@@ -381,6 +420,44 @@ def test_the_other_calls_back_over_the_link_that_zmesh_dialed(server: OtherServe
             good, bad = (link.answers[number] for number in numbers)
             assert good == (BIG, None)
             assert (bad.code, bad.ran) == (other.UNIMPLEMENTED, False)
+
+    asyncio.run(main())
+
+
+async def numbers(items: int) -> AsyncIterator[int]:
+    for number in range(items):
+        yield number
+
+
+def test_zmesh_calls_streams_of_the_other(server: OtherServer) -> None:
+    async def main() -> None:
+        async with zmesh_client(server) as node:
+            flow = node.client(Flow)
+            for items in (0, 1, 15, 16, 17, 600):  # about one window of the other one's, and two of zmesh's
+                stream = flow.count(items)
+                assert [number async for number in stream] == list(range(items))
+                assert dict(stream.metadata) == {"served": "elsewhere"}
+                assert await flow.total(numbers(items)) == sum(range(items))
+                assert [number async for number in flow.double(numbers(items))] == list(range(0, 2 * items, 2))
+            assert not any(link.streams or link.running for link in server.peer.links())
+
+    asyncio.run(main())
+
+
+def test_the_other_waits_for_a_reader_that_stops(server: OtherServer) -> None:
+    async def main() -> None:
+        async with zmesh_client(server) as node:
+            async with node.client(Flow).count(100_000) as stream:
+                assert await anext(stream) == 0
+                (link,) = (link for link in server.peer.links() if link.streams)
+                (served,) = link.streams.values()
+                window = zmesh.Config.test().stream_items
+                assert await node.client("Echo").echo(value=1) == 1  # nothing else is held up
+                assert served.most == window
+                assert window <= served.sent <= window + 1
+            assert await node.client("Echo").echo(value="behind the cancel") == "behind the cancel"
+            assert not link.streams
+            assert served.sent <= window + 1
 
     asyncio.run(main())
 
