@@ -21,6 +21,7 @@ SPECIAL = "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n"
 class Interop(zmesh.Service):
     def __init__(self) -> None:
         self.cancelled = asyncio.Event()
+        self.received: list[int] = []  # bytes of each request
 
     @zmesh.rpc
     async def empty_call(self) -> None:
@@ -29,10 +30,12 @@ class Interop(zmesh.Service):
     @zmesh.rpc
     async def unary_call(self, payload: bytes, size: int) -> bytes:
         echo_metadata()
+        self.received.append(len(payload))
         return bytes(size)
 
     @zmesh.rpc
     async def streaming_input(self, payloads: AsyncIterator[bytes]) -> int:
+        echo_metadata()
         try:
             return sum([len(payload) async for payload in payloads])
         except asyncio.CancelledError:
@@ -41,6 +44,7 @@ class Interop(zmesh.Service):
 
     @zmesh.rpc
     async def streaming_output(self, sizes: list[int]) -> AsyncIterator[bytes]:
+        echo_metadata()
         for size in sizes:
             yield bytes(size)
 
@@ -48,7 +52,8 @@ class Interop(zmesh.Service):
     async def full_duplex(self, requests: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[bytes]:
         echo_metadata()
         try:
-            async for size, _ in requests:
+            async for size, payload in requests:
+                self.received.append(len(payload))
                 yield bytes(size)
         except asyncio.CancelledError:
             self.cancelled.set()
@@ -115,8 +120,9 @@ def test_empty_unary() -> None:
 
 
 def test_large_unary() -> None:
-    async def main(_: Interop, node: zmesh.Node) -> None:
+    async def main(service: Interop, node: zmesh.Node) -> None:
         assert await node.client(Interop).unary_call(bytes(271828), 314159) == bytes(314159)
+        assert service.received == [271828]
 
     run(main)
 
@@ -136,7 +142,7 @@ def test_server_streaming() -> None:
 
 
 def test_ping_pong() -> None:
-    async def main(_: Interop, node: zmesh.Node) -> None:
+    async def main(service: Interop, node: zmesh.Node) -> None:
         answered: asyncio.Queue[int] = asyncio.Queue()
         answered.put_nowait(0)
 
@@ -150,6 +156,7 @@ def test_ping_pong() -> None:
             sizes.append(len(item))
             answered.put_nowait(0)
         assert sizes == RESPONSES
+        assert service.received == REQUESTS
 
     run(main)
 
@@ -164,13 +171,20 @@ def test_empty_stream() -> None:
 def test_custom_metadata() -> None:
     async def main(_: Interop, node: zmesh.Node) -> None:
         metadata: dict[str, str | bytes] = {"x-echo-initial": "test_initial", "x-echo-trailing-bin": b"\xab\xab\xab"}
-        client = node.client(Interop).options(metadata=metadata)
-        call = client.unary_call(bytes(REQUESTS[0]), RESPONSES[0])
-        await call
-        assert dict(call.metadata) == metadata
-        stream = client.full_duplex(of([(RESPONSES[0], bytes(REQUESTS[0]))]))
-        assert [len(item) async for item in stream] == RESPONSES[:1]
-        assert dict(stream.metadata) == metadata
+        for client in (node.client(Interop), node.client("Interop")):
+            client = client.options(metadata=metadata)
+            for call in (
+                client.unary_call(bytes(REQUESTS[0]), RESPONSES[0]),
+                client.streaming_input(of([bytes(REQUESTS[0])])),
+            ):
+                await call
+                assert dict(call.metadata) == metadata
+            for stream in (
+                client.full_duplex(of([(RESPONSES[0], bytes(REQUESTS[0]))])),
+                client.streaming_output(RESPONSES[:1]),
+            ):
+                assert [len(item) async for item in stream] == RESPONSES[:1]
+                assert dict(stream.metadata) == metadata
 
     run(main)
 
@@ -193,6 +207,9 @@ def test_special_status_message() -> None:
     async def main(_: Interop, node: zmesh.Node) -> None:
         with pytest.raises(zmesh.Unknown) as caught:
             await node.client(Interop).status(2, SPECIAL)
+        assert caught.value.message == SPECIAL
+        with pytest.raises(zmesh.Unknown) as caught:
+            await anext(node.client(Interop).status_in_stream(SPECIAL))
         assert caught.value.message == SPECIAL
 
     run(main)
