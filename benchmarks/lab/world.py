@@ -164,6 +164,7 @@ class Server:
 
     def report(self, member: Member[Server]) -> None:
         """Tell one caller our load. Nothing is on its way here, so what it has in flight is what we have of it."""
+        member.reported_at = self.world.now
         now, latency, wait = self.world.now, self.latency, self.queue_wait.value
         known = latency.value if now - latency.when <= MEMORY else None
         member.report(
