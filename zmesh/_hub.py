@@ -39,13 +39,15 @@ class Hub:
     call_received: Callable[[Link, Message, int, float], None]
     server: Server | None = None
 
-    def __init__(self, *, config: Config, identity: Hello, transport: Transport) -> None:
+    def __init__(self, *, config: Config, identity: Hello, transport: Transport, jitter: Callable[[], float]) -> None:
+        """jitter: a random number in [0, 1)."""
         self.config = config
         self.identity = identity
         self.tag = m.tag_of(identity.id)
         self.transport = transport
         self.deadlines: Deadlines[Callable[[], None]] = Deadlines(self._arm)
-        self.members: Members[Link] = Members(self._member_changed)
+        self.members: Members[Link] = Members(self._member_changed, jitter)
+        self._jitter = jitter
         self._loop = asyncio.get_running_loop()
         self._time = clock_of(self._loop)
         self._accepted: dict[Link, None] = {}
@@ -104,7 +106,7 @@ class Hub:
             self.dialer.opened(link)
         elif link.remote is not None:  # so that handlers can call back; it is no peer that calls are balanced over
             hello = link.remote
-            link.member = Member(hello.id, hello.name, hello.addresses, self._time())
+            link.member = Member(hello.id, hello.name, hello.addresses, self._time(), self._jitter)
             link.member.hello, link.member.link, link.member.state = hello, link, State.ALIVE
 
     def link_heard(self, link: Link) -> None:
@@ -197,7 +199,7 @@ class Hub:
                 link.pardon(now)
         for link in links:
             link.tick(now)
-        self.members.forget_stale(now)
+        self.members.tick(now)
         for member in self.members:
             if member.link is not None:
                 member.round_trip = member.link.round_trip
