@@ -17,10 +17,10 @@ from weakref import WeakSet
 
 from ._call import NO_METADATA, Call
 from ._core import messages as m
-from ._core.balance import Policy
 from ._core.call import Event, State, Verdict, judge
 from ._core.members import Member, Members
 from ._core.messages import Message, ProtocolError
+from ._core.policies import Policy
 from ._core.retry import Action, after, backoff, worth_another_node
 from ._core.selection import Selection
 from ._core.timing import Deadlines
@@ -146,6 +146,7 @@ class Client:
         self._time = clock_of(self._loop)
         self._members = members
         self._policy = policy
+        self._learn = getattr(policy, "learn", None)
         self._deadlines = deadlines
         self._want = want
         self._describe = describe
@@ -217,7 +218,7 @@ class Client:
             else:
                 self._park(call)
             return
-        member = candidates[self._policy.choose(candidates, target.path) if count > 1 else 0]
+        member = candidates[self._policy.choose(candidates, target.path, now) if count > 1 else 0]
         link = member.link
         if link is None or not link.usable or (call.avoid and member.id in call.avoid):
             usable = [c for c in candidates if c.link is not None and c.link.usable and c.id not in call.avoid]
@@ -227,7 +228,7 @@ class Client:
                 else:
                     self._park(call)
                 return
-            member = usable[self._policy.choose(usable, target.path) if len(usable) > 1 else 0]
+            member = usable[self._policy.choose(usable, target.path, now) if len(usable) > 1 else 0]
         self._attempt(call, member, now)
 
     def _candidates(self, call: Outgoing) -> Sequence[Member[Link]]:
@@ -267,6 +268,7 @@ class Client:
             call.outlet.attach(attempt.link, attempt.sequence & m.LIMIT)
         call.tries += 1
         member.in_flight += 1
+        member.called_at = now
 
     def _park(self, call: Outgoing) -> None:
         """Wait for a peer, or for the back-off to pass where all who could take it refused."""
@@ -318,8 +320,14 @@ class Client:
             now = self._time()
             known = attempt.member.latency(path)
             if known is None or now - attempt.started > known:
-                attempt.member.observe(path, attempt.started, now)
+                self._took(attempt.member, path, attempt.started, now)
         attempt.link.cancel(attempt.sequence & m.LIMIT)
+
+    def _took(self, member: Member[Link], path: str, started: float, now: float) -> None:
+        """A call of a method took from `started` until now, at the least."""
+        member.observe(path, started, now)
+        if self._learn is not None:
+            self._learn(member, path, now - started, now)
 
     def only(self, attempt: Attempt) -> None:
         """A call's stream has begun with this attempt: give up the others."""
@@ -375,7 +383,7 @@ class Client:
         member.in_flight -= 1
         if message[0] == m.REPLY:
             if not call.begun:
-                member.observe(call.target.path, started, now)
+                self._took(member, call.target.path, started, now)
             if not call.future.done():
                 call.link = link
                 call.future.set_result(message)
@@ -473,8 +481,9 @@ class Client:
             others = list(filter(fresh, call.selection.among(others)))
         if others and call.outlet is None:  # a stream of arguments is read once, and goes to one peer
             call.may_have_run = True
-            other = others[self._policy.choose(others, call.target.path) if len(others) > 1 else 0]
-            self._attempt(call, other, self._time())
+            now = self._time()
+            other = others[self._policy.choose(others, call.target.path, now) if len(others) > 1 else 0]
+            self._attempt(call, other, now)
 
     def close(self, reason: str) -> None:
         """Fail every call that is open."""

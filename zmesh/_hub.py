@@ -150,7 +150,7 @@ class Hub:
 
     def report_received(self, link: Link, report: Message) -> None:
         if link.member is not None:
-            link.member.report(report)
+            link.member.report(report, self._time())
 
     def stats(self) -> dict[str, object]:
         """What the serving half did since it started."""

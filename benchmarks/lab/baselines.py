@@ -1,4 +1,4 @@
-"""Policies to compare with, which zmesh does not ship. They see what they could not see in a real mesh, or too little."""
+"""Policies to compare with, which zmesh does not ship. They see what nobody can see in a mesh, or too little."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from zmesh._core.balance import POLICIES, Candidate, Policy
+from zmesh._core.balance import POLICIES, LeastLoaded
+from zmesh._core.policies import Candidate, Policy
 
 __all__ = ["BASELINES", "make"]
 
@@ -17,7 +18,7 @@ class Omniscient:
     def __init__(self, random: random.Random) -> None:
         self._random = random.random
 
-    def choose(self, candidates: Sequence[Any], method: str) -> int:
+    def choose(self, candidates: Sequence[Any], method: str, now: float) -> int:
         count = len(candidates)
         start = int(self._random() * count)
         best, least = 0, float("inf")
@@ -37,7 +38,7 @@ class TwoChoices:
         self._random = random.random
         self._reported = reported
 
-    def choose(self, candidates: Sequence[Candidate], method: str) -> int:
+    def choose(self, candidates: Sequence[Candidate], method: str, now: float) -> int:
         count = len(candidates)
         one = int(self._random() * count)
         other = (one + 1 + int(self._random() * (count - 1))) % count
@@ -59,8 +60,7 @@ class Utilization:
         self._seen: dict[Any, tuple[float, float]] = {}
         self._due = 0.0
 
-    def choose(self, candidates: Sequence[Any], method: str) -> int:
-        now = candidates[0].link.world.now
+    def choose(self, candidates: Sequence[Any], method: str, now: float) -> int:
         if now >= self._due:
             self._due = now + self.EVERY
             for peer in candidates:
@@ -80,11 +80,97 @@ class Utilization:
         return len(candidates) - 1
 
 
+class Tunable:
+    """The default policy with every constant open, and the alternatives that it was chosen against. As it comes, it
+    chooses what `LeastLoaded` does (a test holds them together), but takes its time.
+
+    fresh: latencies after which half of a report is believed. quantile: of the loads that were seen, above which a peer
+    is hot: then the coldest of the hot is taken, else the one of least latency (Prequal's rule); None: by cost.
+    """
+
+    def __init__(
+        self,
+        random: random.Random,
+        choices: int = 3,
+        remembered: int = 2,
+        fresh: float = 1.0,
+        recency: float = 0.5,
+        quantile: float | None = None,
+        power: float = 1.0,
+    ) -> None:
+        self._random = random.random
+        self._choices, self._remembered = choices, remembered
+        self._fresh, self._recency, self._quantile, self._power = fresh, recency, quantile, power
+        self._kept = [0, 0]
+        self._others, self._latency = 0.0, 1.0
+        self._hot = 1.0
+
+    def choose(self, candidates: Sequence[Candidate], method: str, now: float) -> int:
+        looked = self._look(len(candidates))
+        loads, keys = [], []
+        for index in looked:
+            peer = candidates[index]
+            latency = peer.latency(method)
+            if latency is None:
+                latency = self._latency * (LeastLoaded.UNPROVEN if peer.in_flight else 1.0)
+            usual = self._others * peer.weight
+            scale, age = latency * self._fresh, now + LeastLoaded.GRAIN - peer.reported_at
+            others = usual + (peer.others - usual) * scale / (scale + age) if scale + age < 1e12 else usual
+            recent = latency / (latency + now + LeastLoaded.GRAIN - peer.called_at)
+            loads.append((peer.in_flight + others + 1.0) / peer.weight)
+            keys.append((latency * loads[-1] ** self._power) * (1.0 + self._recency * recent))
+            if self._quantile is not None:
+                keys[-1] = loads[-1] * 1e6 if loads[-1] > self._hot else latency
+        for load in loads if self._quantile is not None else ():  # a quantile that follows, without a list of loads
+            self._hot += 0.05 * self._hot * (self._quantile if load > self._hot else self._quantile - 1.0)
+        order = sorted(range(len(looked)), key=keys.__getitem__)
+        best = looked[order[0]]
+        self._kept = [best, looked[order[1]]]
+        drawn = candidates[looked[0]]
+        self._others += (drawn.others / drawn.weight - self._others) * LeastLoaded.MEMORY
+        self._latency = candidates[best].latency(method) or self._latency
+        return best
+
+    def _look(self, count: int) -> list[int]:
+        choices, random = self._choices, self._random
+        place = random() * count
+        start = int(place)
+        if count <= choices + self._remembered:
+            return [*range(start, count), *range(start)]
+        stride = count / choices
+        shares = [place - start, *(random() for _ in range(choices - 1))]
+        indexes = [int(start + (step + share) * stride) % count for step, share in enumerate(shares)]
+        return indexes + [kept for kept in self._kept[: self._remembered] if kept < count and kept not in indexes]
+
+
+def _variant(**knobs: float) -> Callable[[random.Random], Policy]:
+    return lambda random: Tunable(random, **knobs)  # type: ignore[arg-type]
+
+
 BASELINES: Final[dict[str, Callable[[random.Random], Policy]]] = {
     "omniscient": Omniscient,
     "local_two": lambda random: TwoChoices(random, reported=False),
     "reported_two": lambda random: TwoChoices(random, reported=True),
     "utilization": Utilization,
+    "tunable": _variant(),
+    "2_drawn": _variant(choices=2, remembered=0),
+    "4_drawn": _variant(choices=4, remembered=0),
+    "2_and_2": _variant(choices=2),
+    "3_and_1": _variant(remembered=1),
+    "4_and_2": _variant(choices=4),
+    "all": _variant(choices=1_000),
+    "believing": _variant(fresh=1e9),
+    "unbelieving": _variant(fresh=1e-9),
+    "fresh_0.3": _variant(fresh=0.3),
+    "fresh_3": _variant(fresh=3.0),
+    "no_recency": _variant(recency=0.0),
+    "recency_1": _variant(recency=1.0),
+    "recency_2": _variant(recency=2.0),
+    "hot_cold_0.6": _variant(quantile=0.6),
+    "hot_cold_0.84": _variant(quantile=0.84),
+    "latency_only": _variant(quantile=1.0),
+    "load_only": _variant(quantile=0.0),
+    "load_squared": _variant(power=2.0),
 }
 
 

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from zmesh._core.balance import Policy
 from zmesh._core.members import Member, Members
 from zmesh._core.messages import Hello, Offer
+from zmesh._core.policies import Policy
 from zmesh._core.timing import Average
 
 __all__ = ["Attempt", "Call", "Caller", "Server", "World"]
@@ -43,7 +43,7 @@ class World:
         heapq.heappush(self._events, (when, self._order, do, what))
 
     def run(self, arrivals: Callable[[], float], arrive: Callable[[], None], until: float) -> None:
-        """Arrivals, `arrivals()` seconds apart, and all that follows from them until a time; then until all is quiet."""
+        """Arrivals, `arrivals()` seconds apart, and all that follows from them until a time."""
         events, pop = self._events, heapq.heappop
         following = arrivals()
         while following < until:
@@ -164,7 +164,6 @@ class Server:
 
     def report(self, member: Member[Server]) -> None:
         """Tell one caller our load. Nothing is on its way here, so what it has in flight is what we have of it."""
-        member.reported_at = self.world.now
         now, latency, wait = self.world.now, self.latency, self.queue_wait.value
         known = latency.value if now - latency.when <= MEMORY else None
         member.report(
@@ -175,7 +174,8 @@ class Server:
                 0 if wait is None else int(wait * 1e6),
                 0,
                 0,
-            ]
+            ],
+            now,
         )
 
 
@@ -186,7 +186,8 @@ class Caller:
         """outcome: told of each call that ended, and whether with an answer."""
         self.world = world
         self.policy = policy
-        self.members: Members[Server] = Members(lambda member, before: None)
+        self._learn = getattr(policy, "learn", None)
+        self.members: Members[Server] = Members(lambda member, before: None, world.random("jitter").random)
         self.timeout = 0.0  # 0: none
         self.hedge_after = 0.0  # 0: never
         self.report_every = REPORT_EVERY
@@ -211,7 +212,7 @@ class Caller:
             if now - last >= (self.heartbeat if member.in_flight else 4.0 * self.heartbeat):
                 self._reported[member] = now
                 member.link.report(member)  # type: ignore[union-attr]
-        self.members.forget_stale(now)
+        self.members.tick(now)
         self.world.at(now + self.heartbeat, self._tick)
 
     def call(self, work: float) -> None:
@@ -223,7 +224,7 @@ class Caller:
         if self.hedge_after:
             world.at(world.now + self.hedge_after, self._hedge, call)
         candidates = self.members.candidates(SERVICE, 1)
-        member = candidates[self.policy.choose(candidates, METHOD) if len(candidates) > 1 else 0]
+        member = candidates[self.policy.choose(candidates, METHOD, world.now) if len(candidates) > 1 else 0]
         self._attempt(call, member)
 
     def _attempt(self, call: Call, member: Member[Server]) -> None:
@@ -232,6 +233,7 @@ class Caller:
         call.tries += 1
         self.attempts += 1
         member.in_flight += 1
+        member.called_at = attempt.started
         member.link.take(attempt)  # type: ignore[union-attr]
 
     def answered(self, attempt: Attempt, well: bool) -> None:
@@ -243,7 +245,7 @@ class Caller:
             self._reported[member] = now
             member.link.report(member)  # type: ignore[union-attr]
         if well:
-            member.observe(METHOD, attempt.started, now)
+            self._took(member, attempt.started)
         call.attempts.remove(attempt)
         self._settle(call, well)
 
@@ -260,8 +262,14 @@ class Caller:
         member.in_flight -= 1
         known = member.latency(METHOD)
         if known is None or now - attempt.started > known:
-            member.observe(METHOD, attempt.started, now)
+            self._took(member, attempt.started)
         member.link.cancel(attempt)  # type: ignore[union-attr]
+
+    def _took(self, member: Member[Server], started: float) -> None:
+        now = self.world.now
+        member.observe(METHOD, started, now)
+        if self._learn is not None:
+            self._learn(member, METHOD, now - started, now)
 
     def _expired(self, call: Call) -> None:
         if not call.done:
@@ -273,4 +281,4 @@ class Caller:
         tried = call.attempts[0].member
         others = [member for member in self.members.candidates(SERVICE, 1) if member is not tried]
         if others:
-            self._attempt(call, others[self.policy.choose(others, METHOD) if len(others) > 1 else 0])
+            self._attempt(call, others[self.policy.choose(others, METHOD, self.world.now) if len(others) > 1 else 0])

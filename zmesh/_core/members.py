@@ -28,6 +28,7 @@ class Member(Generic[LinkT]):
         "_latencies",
         "_reported",
         "addresses",
+        "called_at",
         "capacity",
         "health",
         "hello",
@@ -36,6 +37,7 @@ class Member(Generic[LinkT]):
         "link",
         "name",
         "others",
+        "reported_at",
         "round_trip",
         "since",
         "state",
@@ -57,6 +59,7 @@ class Member(Generic[LinkT]):
         self.health = Health(jitter, now)
         self.in_flight = 0
         self.others = 0
+        self.reported_at = self.called_at = float("-inf")
         self.round_trip: float | None = None
         self._latencies: dict[str, Average] = {}
         self._reported: float | None = None
@@ -74,8 +77,9 @@ class Member(Generic[LinkT]):
             average = self._latencies[method] = Average(_LATENCY_MEMORY)
         average.add(now - started, now)
 
-    def report(self, report: Message) -> None:
+    def report(self, report: Message, now: float) -> None:
         """Take in a load report: [in flight, yours, latency us, queue wait us, admission, state]."""
+        self.reported_at = now
         in_flight, yours, latency = report[0], report[1], report[2]
         self.others = max(0, in_flight - yours)  # type: ignore[operator]
         self._reported = None if latency is None else latency / 1e6  # type: ignore[operator]
