@@ -140,7 +140,10 @@ class Tunable:
         stride = count / choices
         shares = [place - start, *(random() for _ in range(choices - 1))]
         indexes = [int(start + (step + share) * stride) % count for step, share in enumerate(shares)]
-        return indexes + [kept for kept in self._kept[: self._remembered] if kept < count and kept not in indexes]
+        for kept in self._kept[: self._remembered]:
+            if kept < count and kept not in indexes:
+                indexes.append(kept)
+        return indexes
 
 
 def _variant(**knobs: float) -> Callable[[random.Random], Policy]:
