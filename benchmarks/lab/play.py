@@ -55,6 +55,7 @@ class Outcome:
     failed: int = 0
     calls: int = 0
     attempts: int = 0
+    sent: int = 0  # calls, also of the warm-up, as attempts are
     seconds: float = 0.0
     served: list[int] = field(default_factory=list)
     most: list[int] = field(default_factory=list)
@@ -132,6 +133,7 @@ def play(scenario: Scenario, policy: str, seed: int) -> Outcome:
     latencies.sort()
     outcome.seconds = until - warm
     outcome.attempts = sum(caller.attempts for caller in callers)
+    outcome.sent = sum(caller.budget.calls for caller in callers)
     outcome.served = [server.served for server in servers]
     outcome.most = [server.most for server in servers]
     for look in stage.finish:

@@ -196,6 +196,8 @@ class Server:
             if self.admission is not None:
                 self.queue.remove(attempt)
                 self.admission.lost()
+                if not self.queue and self.admission.standing:
+                    self.admission.emptied(self.world.now)
 
     def report(self, member: Member[Server]) -> None:
         """Tell one caller our load. Nothing is on its way here, so what it has in flight is what we have of it."""
