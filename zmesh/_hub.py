@@ -149,8 +149,11 @@ class Hub:
             self.server.cancelled(link, call)
 
     def report_received(self, link: Link, report: Message) -> None:
-        if link.member is not None:
-            link.member.report(report)
+        member = link.member
+        if member is not None:
+            member.report(report)
+            if report[4] or member.level:
+                self.members.sheds(member, report[4], self._time())  # type: ignore[arg-type]
 
     def stats(self) -> dict[str, object]:
         """What the serving half did since it started."""
@@ -177,6 +180,7 @@ class Hub:
         now = self._time()
         if now - due > self.config.heartbeat / 2:  # we stood still: an answer that has arrived is no timeout
             self.transport.poll()
+            self.client.judge.stood_still = now
         for item in self.deadlines.due(now):
             item()
         self._arm()
@@ -197,6 +201,7 @@ class Hub:
             self.transport.poll()
             for link in links:
                 link.pardon(now)
+            self.client.judge.stood_still = now
         for link in links:
             link.tick(now)
         self.members.tick(now)
