@@ -29,6 +29,7 @@ def test_a_fifth_of_many_calls_may_be_retried_and_the_floor_is_no_addition() -> 
     budget = Budget(0.0)
     budget.calls += 10_000
     assert retries(budget, 1.0) == 2_000
+    assert retries(budget, 1.0) == 0
 
 
 @pytest.mark.parametrize("rate", [50, 300, 5_000])
@@ -63,11 +64,25 @@ def test_a_steady_caller_that_never_retried_before_has_a_fifth_of_ten_seconds() 
 
 def test_what_is_charged_is_missing_for_others() -> None:
     budget = Budget(0.0)
-    for _ in range(500):
+    for _ in range(150):
         budget.charge(0.0)
-    assert budget.left(0.0) == -400
+    assert budget.left(0.0) == -50
     assert not budget.retry(5.0)
-    assert budget.retry(11.0)
+    assert budget.retry(5.2)
+
+
+def test_debts_are_forgotten_in_time() -> None:
+    budget = Budget(0.0)
+    for _ in range(5_000):
+        budget.charge(0.0)
+    assert not budget.retry(9.9)
+    assert budget.retry(10.5)
+
+
+def test_used_up_retries_come_back_one_by_one() -> None:
+    budget = Budget(0.0)
+    retries(budget, 0.0)
+    assert [retries(budget, tenth / 10) for tenth in range(1, 11)] == pytest.approx([1] * 10, abs=1)
 
 
 # -- hedges
@@ -77,7 +92,7 @@ def test_a_twentieth_of_many_calls_may_be_hedged() -> None:
     budget = Budget(0.0)
     budget.calls += 10_000
     assert sum(budget.hedge(1.0) for _ in range(10_000)) == 500
-    assert budget.left(1.0) == 2_000  # of its own budget
+    assert retries(budget, 1.0) == 2_000  # of its own budget
 
 
 def test_few_calls_have_few_hedges() -> None:
@@ -89,7 +104,7 @@ def test_no_hedges_while_retries_are_used_up() -> None:
     budget = Budget(0.0)
     retries(budget, 0.0)
     assert not budget.hedge(0.0)
-    assert budget.hedge(11.0)
+    assert budget.hedge(0.2)
 
 
 # -- percentiles

@@ -73,12 +73,12 @@ def test_the_ejected_are_due_after_their_pause_and_back_with_an_answer() -> None
     mesh = Mesh(3)
     mesh.eject(1)
     mesh.tick(0.4)
-    assert not mesh.members.due
+    assert not mesh.members.odd
     mesh.tick(0.1)
-    assert list(mesh.members.due) == [mesh.peers[1]]
+    assert list(mesh.members.odd) == [mesh.peers[1]]
     assert mesh.candidates == [0, 2]  # but for the one call that is its probe
     mesh.members.probe(mesh.peers[1], mesh.now)
-    assert not mesh.members.due
+    assert not mesh.members.odd
     assert mesh.members.succeeded(mesh.peers[1], mesh.now, mesh.now)
     assert mesh.candidates == [0, 1, 2]
 
@@ -88,7 +88,7 @@ def test_who_is_removed_is_not_due() -> None:
     mesh.eject(1)
     mesh.tick(1.0)
     mesh.members.remove(mesh.peers[1])
-    assert not mesh.members.due
+    assert not mesh.members.odd
 
 
 def test_a_caller_over_its_own_link_is_no_peer_to_probe() -> None:
@@ -99,7 +99,7 @@ def test_a_caller_over_its_own_link_is_no_peer_to_probe() -> None:
     assert stranger.health.state is Wellness.EJECTED
     stranger.health.tick(10.0)
     mesh.members._wellness(stranger, True)
-    assert not mesh.members.due
+    assert not mesh.members.odd
 
 
 def test_weight_is_capacity_times_health() -> None:

@@ -149,8 +149,12 @@ class Hub:
             self.server.cancelled(link, call)
 
     def report_received(self, link: Link, report: Message) -> None:
-        if link.member is not None:
-            link.member.report(report, self._time())
+        member = link.member
+        if member is not None:
+            now = self._time()
+            member.report(report, now)
+            if report[4] or member.level:
+                self.members.sheds(member, report[4], now)  # type: ignore[arg-type]
 
     def stats(self) -> dict[str, object]:
         """What the serving half did since it started."""
@@ -177,6 +181,7 @@ class Hub:
         now = self._time()
         if now - due > self.config.heartbeat / 2:  # we stood still: an answer that has arrived is no timeout
             self.transport.poll()
+            self.client.judge.stood_still = now
         for item in self.deadlines.due(now):
             item()
         self._arm()
@@ -197,6 +202,7 @@ class Hub:
             self.transport.poll()
             for link in links:
                 link.pardon(now)
+            self.client.judge.stood_still = now
         for link in links:
             link.tick(now)
         self.members.tick(now)

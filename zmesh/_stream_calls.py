@@ -13,7 +13,7 @@ from ._client import Client, Outgoing, Target
 from ._core import messages as m
 from ._link import Attempt
 from ._streams import Inlet, Outlet
-from .context import inherited_deadline
+from .context import inheritance
 from .errors import Internal, InvalidArgument, MaybeExecuted, RpcError, Unavailable
 
 __all__ = ["AnswerStream", "StreamCall"]
@@ -71,7 +71,8 @@ class StreamCall(Outgoing):
 
     def start(self) -> None:
         """Put it on its way. Raises RpcError where the node is closed."""
-        self.until_begun = self._timeout is None and inherited_deadline() is None
+        self.until_begun = self._timeout is None and inheritance() is None
+        self.marked = self.marked or self.until_begun
         client, loop, config = self.client, self.client.loop, self.client.config
         if self._answers_stream:
             self.inlet = Inlet(loop, config.stream_items, config.stream_bytes, self._credit)

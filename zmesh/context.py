@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ._core.admission import LOTS
+
 if TYPE_CHECKING:
     from ._server import Running
     from .node import DynamicClient
@@ -69,6 +71,17 @@ class Context:
         return max(0.0, self._running.deadline - self._running.server.time())
 
     @property
+    def priority(self) -> int:
+        """How important the call is, from 0 (shed first) to 9; 5 where its caller did not say. Calls that are made here
+        inherit it."""
+        return self._running.rank // LOTS
+
+    @property
+    def attempt(self) -> int:
+        """Which try at the call this is, from 1: the same call may have run, or be running, on another node."""
+        return self._running.attempt
+
+    @property
     def metadata(self) -> Mapping[str, str | bytes]:
         """What the caller sent beside the arguments."""
         return self._running.metadata
@@ -102,9 +115,9 @@ def context() -> Context:
     return Context(running)
 
 
-def inherited_deadline() -> float | None:
-    """The deadline that a call made here and now inherits: a task that outlives its call has none."""
+def inheritance() -> tuple[float, int] | None:
+    """The deadline and the rank that a call made here and now inherits: a task that outlives its call has none."""
     running = current.get()
     if running is None or running.over or running.server.loop is not asyncio.get_running_loop():
         return None
-    return running.deadline
+    return running.deadline, running.rank

@@ -6,12 +6,13 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from zmesh._core.admission import LOTS, Admission, rank_of
 from zmesh._core.budget import Budget
 from zmesh._core.health import Outcome, outcome_of
+from zmesh._core.health import State as Wellness
 from zmesh._core.members import Member, Members
 from zmesh._core.messages import Hello, Offer
 from zmesh._core.peer import Event
@@ -199,7 +200,7 @@ class Server:
                 if not self.queue and self.admission.standing:
                     self.admission.emptied(self.world.now)
 
-    def report(self, member: Member[Server]) -> None:
+    def report(self, caller: Caller, member: Member[Server]) -> None:
         """Tell one caller our load. Nothing is on its way here, so what it has in flight is what we have of it."""
         now, latency, wait = self.world.now, self.latency, self.queue_wait.value
         known = latency.value if now - latency.when <= MEMORY else None
@@ -207,17 +208,11 @@ class Server:
         if self.admission is not None:
             self.admission.relax(now)
             level = self.admission.level
-        member.report(
-            [
-                self.in_flight,
-                member.in_flight,
-                None if known is None else int(known * 1e6),
-                0 if wait is None else int(wait * 1e6),
-                level,
-                0,
-            ],
-            now,
-        )
+        microseconds = None if known is None else int(known * 1e6)
+        waited = 0 if wait is None else int(wait * 1e6)
+        member.report([self.in_flight, member.in_flight, microseconds, waited, level, 0], now)
+        if level or member.level:
+            caller.members.sheds(member, level, now)
 
 
 class Caller:
@@ -262,7 +257,7 @@ class Caller:
         for member, last in self._reported.items():
             if now - last >= (self.heartbeat if member.in_flight else 4.0 * self.heartbeat):
                 self._reported[member] = now
-                member.link.report(member)  # type: ignore[union-attr]
+                member.link.report(self, member)  # type: ignore[union-attr]
         self.members.tick(now)
         self.world.at(now + self.heartbeat, self._tick)
 
@@ -275,14 +270,23 @@ class Caller:
             world.at(world.now + self.timeout, self._expired, call)
         if self.hedge_after:
             world.at(world.now + self.hedge_after, self._hedge, call)
-        members = self.members
-        candidates = members.candidates(SERVICE, 1)
-        if members.due:
-            member = next(iter(members.due))
-            members.probe(member, world.now)
-        else:
-            member = candidates[self.policy.choose(candidates, METHOD, world.now) if len(candidates) > 1 else 0]
+        candidates: Sequence[Member[Server]] = self.members.candidates(SERVICE, 1)
+        if self.members.odd:
+            candidates = self._with_care(call, candidates)
+            if not candidates:
+                self._settle(call, False)
+                return
+        member = candidates[self.policy.choose(candidates, METHOD, world.now) if len(candidates) > 1 else 0]
         self._attempt(call, member)
+
+    def _with_care(self, call: Call, candidates: Sequence[Member[Server]]) -> Sequence[Member[Server]]:
+        """As `zmesh._judge` does: who is due for a probe gets it; who would refuse the call is spared."""
+        now = self.world.now
+        for member in self.members.odd:
+            if member.health.state is Wellness.DUE:
+                self.members.probe(member, now)
+                return [member]
+        return [member for member in candidates if call.rank >= member.level or now >= member.level_until]
 
     def _attempt(self, call: Call, member: Member[Server]) -> None:
         now = self.world.now
@@ -332,7 +336,7 @@ class Caller:
         now = self.world.now
         if now - self._reported.get(member, now) >= self.report_every:
             self._reported[member] = now
-            member.link.report(member)  # type: ignore[union-attr]
+            member.link.report(self, member)  # type: ignore[union-attr]
 
     def _settle(self, call: Call, well: bool) -> None:
         call.done = True

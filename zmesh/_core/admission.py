@@ -88,7 +88,9 @@ class Admission:
 
     def admit(self, queued: int, remaining: float, rank: int, now: float) -> Refusal | None:
         """Whether a call may join behind `queued` others; None if it may. `remaining`: seconds until its deadline."""
-        if not self.standing:
+        if not queued:  # what was turned away does not wait: nothing stands here
+            self.emptied(now)
+        elif not self.standing:
             self.standing, self._rate = True, None
             self._restart(now)
         self._patience += (remaining - self._patience) * (0.02 if self._patience else 1.0)

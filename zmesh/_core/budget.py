@@ -9,22 +9,22 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from .timing import Growth, Recent
+from .timing import Growth
 
 __all__ = ["Budget", "Latencies", "percentile_of"]
 
 
 class Budget:
-    """The retries and hedges of one service's calls, as one node makes them, over the last ten seconds.
+    """The retries and hedges that the calls of one service have, as one node makes them: two token buckets.
 
-    Finagle's RetryBudget (20 % of the calls, a floor of 10 a second, deposits that expire after 10 s), but for one
+    Finagle's RetryBudget (20 % of the calls, a floor of 10 a second, what was not used in 10 s expires), but for one
     point: there the floor comes on top of the share, here the larger of both counts. So 20 % is 20 %, as soon as there
     are 50 calls a second. A floor is needed, or a program that makes one call could not retry it.
 
-    What costs (balancing is `_client`'s, the decision is here):
+    What costs:
 
     - A call that never left this node, or that its node disowned in leaving, costs nothing: no server saw it.
-    - A refusal that more load would repeat (RESOURCE_EXHAUSTED) costs a retry, and without one it is the answer.
+    - A refusal that more load would repeat (RESOURCE_EXHAUSTED) costs a retry; the call waits until there is one.
     - A call that was lost with its link, or waits for a peer that fell silent, is charged but never held back: that is
       one extra attempt for each call in flight at the time, once, and no answer to load. What it overdraws is missing
       for the others.
@@ -33,7 +33,7 @@ class Budget:
     calls: counted up by whoever makes them, so that a call costs an increment.
     """
 
-    WINDOW: Final = 10.0
+    WINDOW: Final = 10.0  # seconds
     RETRIES: Final = 0.2  # of the calls
     LEAST_RETRIES: Final = 10.0  # a second
     HEDGES: Final = 0.05
@@ -44,32 +44,52 @@ class Budget:
     def __init__(self, now: float) -> None:
         self.calls = 0
         self._growth = Growth(self.WINDOW, 0, now)
-        self._retries = Recent(self.WINDOW)
-        self._hedges = Recent(self.WINDOW)
+        self._retries = _Bucket(self.RETRIES, self.LEAST_RETRIES, now)
+        self._hedges = _Bucket(self.HEDGES, self.LEAST_HEDGES, now)
 
     def retry(self, now: float) -> bool:
         """Take one retry, if there is one."""
-        if self.left(now) < 1.0:
-            return False
-        self._retries.add(now)
-        return True
+        return self.left(now) >= 1.0 and self._retries.take()
 
     def charge(self, now: float) -> None:
         """Take one retry, whether there is one or not."""
-        self._retries.add(now)
+        self.left(now)
+        self._retries.take()
 
     def hedge(self, now: float) -> bool:
         """Take one hedge, if there is one."""
-        most = max(self.HEDGES * self._growth.of(self.calls, now), self.LEAST_HEDGES * self.WINDOW)
-        if most - self._hedges.total(now) < 1.0 or self.left(now) < 1.0:
+        if self.left(now) < 1.0:
             return False
-        self._hedges.add(now)
-        return True
+        lately = self._growth.of(self.calls, now)
+        return self._hedges.fill(self.calls, lately, now) >= 1.0 and self._hedges.take()
 
     def left(self, now: float) -> float:
         """How many retries there are; below 0 where more were charged."""
-        most = max(self.RETRIES * self._growth.of(self.calls, now), self.LEAST_RETRIES * self.WINDOW)
-        return most - self._retries.total(now)
+        return self._retries.fill(self.calls, self._growth.of(self.calls, now), now)
+
+
+class _Bucket:
+    """Fills by a share of the calls or with time, whichever is more, up to what ten seconds of that are."""
+
+    __slots__ = ("_calls", "_floor", "_share", "_tokens", "_when")
+
+    def __init__(self, share: float, floor: float, now: float) -> None:
+        self._share, self._floor = share, floor
+        self._tokens = floor * Budget.WINDOW
+        self._calls, self._when = 0, now
+
+    def fill(self, calls: int, lately: float, now: float) -> float:
+        """What is in it, after so many calls in all, and in the last ten seconds."""
+        most = max(self._share * lately, self._floor * Budget.WINDOW)
+        more = max(self._share * (calls - self._calls), self._floor * (now - self._when))
+        self._tokens = max(min(self._tokens + more, most), -most)  # debts end as well
+        self._calls, self._when = calls, now
+        return self._tokens
+
+    def take(self) -> bool:
+        """Take one token."""
+        self._tokens -= 1.0
+        return True
 
 
 class Latencies:

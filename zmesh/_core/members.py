@@ -19,6 +19,7 @@ _LATENCY_MEMORY: Final = 10.0  # seconds; Finagle's Peak-EWMA decays with the sa
 _STALE: Final = 5.0  # seconds without a sample after which a latency halves: a peer that was slow is tried again
 _STALE_UNPROVEN: Final = 0.5  # the same after few samples: one cold first call must not starve a fast peer
 _PROVEN: Final = 5  # samples
+LEVEL_LASTS: Final = 1.0  # seconds: who is not called must report again to be spared any longer
 
 
 class Member(Generic[LinkT]):
@@ -34,6 +35,8 @@ class Member(Generic[LinkT]):
         "hello",
         "id",
         "in_flight",
+        "level",
+        "level_until",
         "link",
         "name",
         "others",
@@ -57,6 +60,8 @@ class Member(Generic[LinkT]):
         self.capacity = 1.0
         self.weight = 1.0  # what balancing goes by: the capacity, less while it starts slowly or its handlers fail
         self.health = Health(jitter, now)
+        self.level = 0  # calls of a lower rank it refuses, as it told,
+        self.level_until = 0.0  # and until when that is believed
         self.in_flight = 0
         self.others = 0
         self.reported_at = self.called_at = float("-inf")
@@ -111,7 +116,7 @@ class Members(Generic[LinkT]):
         [0, 1)."""
         self._changed = changed
         self._jitter = jitter
-        self.due: dict[Member[LinkT], None] = {}  # ejected ones whose next call is their probe
+        self.odd: dict[Member[LinkT], None] = {}  # those due for a probe, and those that shed load: see `Judge`
         self._peers: dict[bytes, Member[LinkT]] = {}
         self._candidates: dict[tuple[str, int | None], list[Member[LinkT]]] = {}
 
@@ -137,6 +142,8 @@ class Members(Generic[LinkT]):
         for member in self._peers.values():
             if member.health.unsettled:
                 self._wellness(member, member.health.tick(now))
+            if member.level and now >= member.level_until:
+                self.sheds(member, 0, now)
         best: dict[str, float] = {}
         for member in self._peers.values():
             for method, average in member._latencies.items():
@@ -148,7 +155,7 @@ class Members(Generic[LinkT]):
     def remove(self, member: Member[LinkT]) -> None:
         """Forget a peer for good."""
         self._peers.pop(member.id, None)
-        self.due.pop(member, None)
+        self.odd.pop(member, None)
         self._candidates.clear()
 
     def happen(self, member: Member[LinkT], event: Event, now: float) -> None:
@@ -227,18 +234,27 @@ class Members(Generic[LinkT]):
         self._wellness(member, False)
 
     def probe(self, member: Member[LinkT], now: float) -> None:
-        """A call goes to one of `due`."""
+        """A call goes to one that is due."""
         self._wellness(member, member.health.probe(now))
 
     def _wellness(self, member: Member[LinkT], changed: bool) -> bool:
         member.weight = member.capacity * member.health.weight
         if changed:
             self._candidates.clear()
-            if member.health.state is Wellness.DUE and self._peers.get(member.id) is member:
-                self.due[member] = None
-            else:
-                self.due.pop(member, None)
+            self._look_odd(member)
         return changed
+
+    def sheds(self, member: Member[LinkT], level: int, now: float) -> None:
+        """A peer told from which rank on it takes calls (0: all)."""
+        member.level, member.level_until = level, now + LEVEL_LASTS
+        self._look_odd(member)
+
+    def _look_odd(self, member: Member[LinkT]) -> None:
+        odd = member.level or member.health.state is Wellness.DUE
+        if odd and self._peers.get(member.id) is member:
+            self.odd[member] = None
+        else:
+            self.odd.pop(member, None)
 
 
 def offers(hello: Hello, service: str, major: int | None) -> bool:
