@@ -68,21 +68,21 @@ def test_what_is_charged_is_missing_for_others() -> None:
         budget.charge(0.0)
     assert budget.left(0.0) == -50
     assert not budget.retry(5.0)
-    assert budget.retry(5.2)
+    assert budget.retry(5.5)
 
 
 def test_debts_are_forgotten_in_time() -> None:
     budget = Budget(0.0)
     for _ in range(5_000):
         budget.charge(0.0)
-    assert not budget.retry(9.9)
+    assert not budget.retry(10.0)
     assert budget.retry(10.5)
 
 
-def test_used_up_retries_come_back_one_by_one() -> None:
+def test_used_up_retries_come_back_a_few_at_a_time() -> None:
     budget = Budget(0.0)
     retries(budget, 0.0)
-    assert [retries(budget, tenth / 10) for tenth in range(1, 11)] == pytest.approx([1] * 10, abs=1)
+    assert [retries(budget, tenth / 10) for tenth in range(1, 11)] == [0, 0, 0, 0, 5, 0, 0, 0, 0, 5]
 
 
 # -- hedges
@@ -104,7 +104,7 @@ def test_no_hedges_while_retries_are_used_up() -> None:
     budget = Budget(0.0)
     retries(budget, 0.0)
     assert not budget.hedge(0.0)
-    assert budget.hedge(0.2)
+    assert budget.hedge(0.5)
 
 
 # -- percentiles

@@ -17,7 +17,7 @@ from ._core.health import State as Wellness
 from ._core.members import Member, Members, offers
 from ._core.messages import Message
 from ._link import Attempt, Link
-from .errors import ResourceExhausted, RpcError
+from .errors import Code, ResourceExhausted, RpcError
 
 if TYPE_CHECKING:
     from ._client import Outgoing
@@ -27,6 +27,8 @@ __all__ = ["Judge"]
 _log = logging.getLogger("zmesh.client")
 
 _LEAST_DELAY: Final = 0.001  # seconds that a hedge by percentile waits at least (Finagle's BackupRequestFilter too)
+
+_LATE: Final = 0.125  # seconds behind a deadline, from which on it was this process that was late: half a heartbeat
 
 
 class Judge:
@@ -57,7 +59,10 @@ class Judge:
         """A peer answered with an error."""
         member, outcome = attempt.member, outcome_of(error.code, error.may_have_run)
         if outcome is Outcome.FAILURE:
-            self._failed(member, f"it answered {error.code.name}", attempt.started, now)
+            if error.code is Code.DEADLINE_EXCEEDED:
+                self.expired(attempt, now)
+            else:
+                self._failed(member, f"it answered {error.code.name}", attempt.started, now)
         elif outcome is Outcome.REFUSED:
             if self._members.refused(member, attempt.started, now):
                 self._log(member, now)
@@ -71,10 +76,12 @@ class Judge:
     def expired(self, attempt: Attempt, now: float) -> None:
         """The deadline of a call passed while a peer had it. One that was shorter than calls take there anyway, or that
         passed while this process stood still, tells nothing of the peer."""
-        member, took = attempt.member, now - attempt.started
+        member, deadline = attempt.member, attempt.call.deadline
+        had = min(deadline, now) - attempt.started
         known = member.latency(attempt.call.target.path)
-        if attempt.started > self.stood_still and (known is None or 2.0 * took >= known):
-            self._failed(member, f"no answer in {took:.3g} s", attempt.started, now)
+        ours = attempt.started <= self.stood_still or now - deadline > _LATE
+        if not ours and (known is None or had >= known):
+            self._failed(member, f"no answer in {had:.3g} s", attempt.started, now)
 
     def link_lost(self, attempts: Sequence[Attempt], now: float) -> None:
         """A link ended with calls open: one failure, whatever their number."""

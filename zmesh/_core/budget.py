@@ -69,7 +69,8 @@ class Budget:
 
 
 class _Bucket:
-    """Fills by a share of the calls or with time, whichever is more, up to what ten seconds of that are."""
+    """Fills by a share of the calls or with time, whichever is more, up to what ten seconds of that are; twice a
+    second."""
 
     __slots__ = ("_calls", "_floor", "_share", "_tokens", "_when")
 
@@ -80,9 +81,11 @@ class _Bucket:
 
     def fill(self, calls: int, lately: float, now: float) -> float:
         """What is in it, after so many calls in all, and in the last ten seconds."""
+        if now - self._when < 0.5:  # in small steps the larger of both would come close to their sum
+            return self._tokens
         most = max(self._share * lately, self._floor * Budget.WINDOW)
         more = max(self._share * (calls - self._calls), self._floor * (now - self._when))
-        self._tokens = max(min(self._tokens + more, most), -most)  # debts end as well
+        self._tokens = min(max(self._tokens, -most) + more, most)  # debts end as well
         self._calls, self._when = calls, now
         return self._tokens
 
