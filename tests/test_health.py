@@ -223,7 +223,7 @@ def test_exceptions_of_handlers_cost_weight_and_never_eject() -> None:
     assert health.good
     assert health.weight == h.LEAST_WEIGHT
     health.successes += 9_900
-    health.tick(2.0)
+    health.succeeded(1.5, 2.0)
     assert 0.98 < health.weight < 1.0
     health.tick(40.0)
     assert health.weight == 1.0
@@ -233,6 +233,25 @@ def test_exceptions_of_handlers_cost_weight_and_never_eject() -> None:
 def test_one_exception_of_one_call_says_little() -> None:
     health = new()
     health.raised(1.0)
+    assert health.weight > 0.8
+
+
+def test_exceptions_in_a_row_show_at_once_and_a_success_ends_the_row() -> None:
+    """A node that begins to fail looks idle: it would attract everything until its share of exceptions shows."""
+    health = new()
+    health.successes += 10_000
+    health.tick(1.0)
+    for _ in range(4):
+        health.raised(1.0)
+    assert health.weight < 0.13
+    assert health.troubled
+    succeed(health, 1.0)
+    assert health.weight > 0.99
+    for _ in range(4):
+        health.raised(1.0)
+    health.tick(40.0)
+    assert health.weight == 1.0, "nobody calls it any more: time ends the row"
+    health.raised(41.0)
     assert health.weight > 0.8
 
 
@@ -287,9 +306,18 @@ def test_what_an_error_says_of_the_node(code: Code) -> None:
 
 @pytest.mark.parametrize(
     ("left", "standing", "panic"),
-    [(0, 0, False), (0, 1, True), (1, 1, False), (1, 2, False), (1, 3, True), (4, 9, True)],
+    [
+        (0, 0, False),
+        (0, 1, True),
+        (1, 1, False),
+        (1, 2, False),
+        (1, 5, False),
+        (1, 6, True),
+        (2, 10, False),
+        (2, 11, True),
+    ],
 )
-def test_panic_is_when_under_half_is_left(left: int, standing: int, panic: bool) -> None:
+def test_panic_is_when_under_a_fifth_is_left(left: int, standing: int, panic: bool) -> None:
     assert in_panic(left, standing) is panic
 
 

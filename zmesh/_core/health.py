@@ -35,6 +35,7 @@ LONGEST_REFUSED_PAUSE: Final = 2.0
 
 SLOW_START: Final = 10.0  # seconds until a node that came (back) has its full weight (Envoy's slow_start_window)
 LEAST_WEIGHT: Final = 0.1  # of the full weight (Envoy's min_weight_percent)
+PANIC: Final = 0.2  # of the peers: where fewer are left, all are believed in
 DOUBT: Final = 5.0  # successes that the share of exceptions is thinned with, so that one exception says little
 
 
@@ -103,9 +104,10 @@ def outcome_of(code: int, ran: bool) -> Outcome:
 
 
 def in_panic(left: int, standing: int) -> bool:
-    """Whether so few of the peers with a link would be left that it is better to believe in all of them (Envoy ignores
-    health where under half are available): most likely it is us, or the load is more than those left can bear."""
-    return 2 * left < standing
+    """Whether so few of the peers with a link would be left that it is better to believe in all of them: most likely
+    it is us. Envoy does so where under half are available, to spare those; here nodes refuse what is too much for
+    them, and with 6 of 10 nodes that fail at once believing in them left a tenth of the goodput (docs/balancing.md)."""
+    return PANIC * standing > left
 
 
 class Health:
@@ -116,12 +118,14 @@ class Health:
     weight: what the peer's capacity is to be multiplied with: below 1 in a slow start, and by the share of its answers
         that are exceptions of handlers (after the error penalty of gRFC A58): a node whose handlers all fail looks
         idle, and would attract everything. Where handlers fail alike on all nodes, all weigh less and nothing changes.
+        A second one in a row halves it, a third again: the share alone would take seconds to show.
     until: when the pause of an ejected peer, or the patience with its probe, is over.
     why: what it was ejected for, in words.
     """
 
     __slots__ = (
-        "_ejections", "_failures", "_growth", "_in_a_row", "_jitter", "_raised", "_refusals", "_refused_since",
+        "_ejections", "_failures", "_growth", "_in_a_row", "_jitter", "_raised", "_raised_in_a_row", "_refusals",
+        "_refused_since",
         "_warm_since", "since", "state", "successes", "troubled", "unsettled", "until", "weight", "why",
     )  # fmt: skip
 
@@ -143,6 +147,7 @@ class Health:
         self._warm_since: float | None = None
         self._failures = Recent(WINDOW)
         self._raised = Recent(WINDOW)
+        self._raised_in_a_row = 0
         self._growth = Growth(WINDOW, 0, now)
 
     @property
@@ -166,6 +171,9 @@ class Health:
             changed = False
         self._in_a_row = self._refusals = 0
         self.troubled = False
+        if self._raised_in_a_row:
+            self._raised_in_a_row = 0
+            self._weigh(now)
         return changed
 
     def failed(self, why: str, started: float, now: float) -> bool:
@@ -204,6 +212,8 @@ class Health:
     def raised(self, now: float) -> None:
         """A handler there raised an exception that is no answer."""
         self._raised.add(now)
+        self._raised_in_a_row += 1
+        self.troubled = True
         self._weigh(now)
 
     def probe(self, now: float) -> bool:
@@ -258,7 +268,10 @@ class Health:
             if weight >= 1.0:
                 weight, self._warm_since = 1.0, None
         raised = self._raised.total(now)
-        if raised:
+        if not raised:
+            self._raised_in_a_row = 0
+        else:
             weight *= 1.0 - raised / (raised + self._growth.of(self.successes, now) + DOUBT)
+            weight *= 0.5 ** max(min(self._raised_in_a_row, 10) - 1, 0)
         self.weight = max(weight, LEAST_WEIGHT)
         self.unsettled = self.state is not State.HEALTHY or raised > 0 or self._warm_since is not None
