@@ -105,7 +105,7 @@ class Member(Generic[LinkT]):
         for method, average in self._latencies.items():
             lasting = _STALE if average.samples >= _PROVEN else _STALE_UNPROVEN
             if now - average.when >= lasting and average.value is not None:
-                average.value, average.when = max(average.value / 2.0, best.get(method, 0.0)), now
+                average.fade(max(average.value / 2.0, best.get(method, 0.0)), now)
 
 
 class Members(Generic[LinkT]):
