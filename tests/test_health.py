@@ -222,12 +222,40 @@ def test_exceptions_of_handlers_cost_weight_and_never_eject() -> None:
         health.raised(1.0)
     assert health.good
     assert health.weight == h.LEAST_WEIGHT
-    health.successes += 9_900
-    health.tick(2.0)
-    assert 0.98 < health.weight < 1.0
-    health.tick(40.0)
-    assert health.weight == 1.0
-    assert not health.unsettled
+    weights = []
+    for _ in range(6):
+        for _ in range(16):
+            succeed(health, 1.0)
+        weights.append(health.weight)
+    assert weights == sorted(weights)
+    assert weights[0] > 0.6
+    assert (weights[-1], health.troubled, health.unsettled) == (1.0, False, False)
+
+
+def test_exceptions_are_forgotten_where_nothing_is_called_any_more() -> None:
+    health = new()
+    for _ in range(95):
+        health.raised(1.0)
+    weights = []
+    for second in range(1, 60):
+        health.tick(float(second))
+        weights.append(health.weight)
+    assert weights == sorted(weights)
+    assert weights[10] > 0.6
+    assert (weights[-1], health.unsettled) == (1.0, False)
+
+
+def test_a_service_that_always_raises_some_is_not_worth_less_and_less() -> None:
+    rng, health = random.Random(1), new()
+    weights = []
+    for step in range(5_000):
+        if rng.random() < 0.3:
+            health.raised(step / 1_000)
+        else:
+            succeed(health, step / 1_000)
+        weights.append(health.weight)
+    assert 0.65 < sum(weights) / len(weights) < 0.75
+    assert min(weights) > 0.2
 
 
 def test_one_exception_of_one_call_says_little() -> None:
