@@ -272,19 +272,3 @@ def test_the_level_goes_away_with_time_alone() -> None:
     for tenth in range(50):
         admission.relax(5.0 + tenth / 10)
     assert (admission.level, admission.free) == (0, WORKERS)
-
-
-def test_one_that_turns_everything_away_finds_back() -> None:
-    """Its share fell so low that no call joins: nothing waits, so nothing ever runs empty."""
-    admission, now, rank = Admission(WORKERS), 0.0, rank_of(DEFAULT_PRIORITY, 0)
-    while not admission.level:
-        now += 0.01
-        admission.begun += 1
-        admission.admit(1000, 1.0, rank, now)
-    admission.emptied(now)
-    answers = []
-    for _ in range(1000):
-        now += 0.01
-        answers.append(admission.admit(0, 1.0, rank, now))
-    assert answers[0] is not None
-    assert answers[-1] is None

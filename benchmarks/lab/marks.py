@@ -108,15 +108,15 @@ def _marks() -> Iterator[Mark]:
     where = "half 10 times slower"
     yield Mark(f"{where}, load 0.15: p99 of round robin's", _ratio("half_10x_light", "p99", "round_robin"), 0.5)
     why = (
-        "that a peer has recovered, only a call can show: one idle for 5 s is tried again, so the slow get one call "
-        "in {share}; an exponential call of theirs takes longer than that in 14 % of all cases"
+        "that a peer has recovered only a call can show, so one that was idle for 5 s is tried again: the slow ones get "
+        "{share} % of the calls, and of the calls there 14 % take longer than that"
     )
     for callers in (1, 8):
         yield Mark(
             f"{where}, load 0.5, callers: {callers}: % of calls past 20 fast service times",
             _figure(f"half_10x_{callers}", "late"),
             0.0,
-            why=why.format(share="about 170" if callers == 1 else "about 60"),
+            why=why.format(share="0.4" if callers == 1 else "1"),
         )
     for load, against, bound in (
         (0.7, "round_robin", 0.5), (0.7, "reported_two", 0.9), (0.9, "round_robin", 0.4), (0.9, "reported_two", 0.75),

@@ -13,7 +13,7 @@ from zmesh._core.admission import LOTS, Admission, rank_of
 from zmesh._core.budget import Budget
 from zmesh._core.health import Outcome, outcome_of
 from zmesh._core.health import State as Wellness
-from zmesh._core.members import Member, Members
+from zmesh._core.members import LEVEL_LASTS, Member, Members
 from zmesh._core.messages import Hello, Offer
 from zmesh._core.peer import Event
 from zmesh._core.policies import Policy
@@ -211,8 +211,8 @@ class Server:
         microseconds = None if known is None else int(known * 1e6)
         waited = 0 if wait is None else int(wait * 1e6)
         member.report([self.in_flight, member.in_flight, microseconds, waited, level, 0], now)
-        if level or member.level:
-            caller.members.sheds(member, level, now)
+        if level or member.shedding:
+            caller.members.sheds(member, "", level, now + LEVEL_LASTS)
 
 
 class Caller:
@@ -286,7 +286,7 @@ class Caller:
             if member.health.state is Wellness.DUE:
                 self.members.probe(member, now)
                 return [member]
-        return [member for member in candidates if call.rank >= member.level or now >= member.level_until]
+        return [member for member in candidates if call.rank >= member.level(METHOD, now)]
 
     def _attempt(self, call: Call, member: Member[Server]) -> None:
         now = self.world.now

@@ -12,6 +12,7 @@ Small meshes never have the volumes that Envoy's and gRPC's (gRFC A50) statistic
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -36,7 +37,8 @@ LONGEST_REFUSED_PAUSE: Final = 2.0
 SLOW_START: Final = 10.0  # seconds until a node that came (back) has its full weight (Envoy's slow_start_window)
 LEAST_WEIGHT: Final = 0.1  # of the full weight (Envoy's min_weight_percent)
 PANIC: Final = 0.2  # of the peers: where fewer are left, all are believed in
-DOUBT: Final = 5.0  # successes that the share of exceptions is thinned with, so that one exception says little
+EXCEPTION: Final = 1 / 16  # of the weight, that one exception costs, and one success gives back
+FORGIVEN: Final = 10.0  # seconds in which exceptions are forgotten where there are no answers: it must be tried again
 
 
 class State(enum.Enum):
@@ -115,18 +117,16 @@ class Health:
 
     successes: counted up by the caller, so that a success costs an increment and a look at `troubled`.
     troubled: whether a success changes anything.
-    weight: what the peer's capacity is to be multiplied with: below 1 in a slow start, and by the share of its answers
-        that are exceptions of handlers (after the error penalty of gRFC A58): a node whose handlers all fail looks
-        idle, and would attract everything. Where handlers fail alike on all nodes, all weigh less and nothing changes.
-        A second one in a row halves it, a third again: the share alone would take seconds to show.
+    weight: what the peer's capacity is to be multiplied with: below 1 in a slow start, and by the share of its last
+        answers that are exceptions of handlers (after the error penalty of gRFC A58): a node whose handlers all fail
+        looks idle, and would attract everything. Where handlers fail alike everywhere, all weigh less: no matter.
     until: when the pause of an ejected peer, or the patience with its probe, is over.
     why: what it was ejected for, in words.
     """
 
     __slots__ = (
-        "_ejections", "_failures", "_growth", "_in_a_row", "_jitter", "_raised", "_raised_in_a_row", "_refusals",
-        "_refused_since",
-        "_warm_since", "since", "state", "successes", "troubled", "unsettled", "until", "weight", "why",
+        "_ejections", "_exceptions", "_failures", "_growth", "_in_a_row", "_jitter", "_refusals", "_refused_since",
+        "_warm_since", "_weighed", "since", "state", "successes", "troubled", "unsettled", "until", "weight", "why",
     )  # fmt: skip
 
     def __init__(self, jitter: Callable[[], float], now: float) -> None:
@@ -146,8 +146,8 @@ class Health:
         self._refused_since = 0.0
         self._warm_since: float | None = None
         self._failures = Recent(WINDOW)
-        self._raised = Recent(WINDOW)
-        self._raised_in_a_row = 0
+        self._exceptions = 0.0  # their share of the last answers
+        self._weighed = now
         self._growth = Growth(WINDOW, 0, now)
 
     @property
@@ -170,10 +170,10 @@ class Health:
         else:
             changed = False
         self._in_a_row = self._refusals = 0
-        self.troubled = False
-        if self._raised_in_a_row:
-            self._raised_in_a_row = 0
+        if self._exceptions:
+            self._exceptions -= self._exceptions * EXCEPTION
             self._weigh(now)
+        self.troubled = self._exceptions > 0.0
         return changed
 
     def failed(self, why: str, started: float, now: float) -> bool:
@@ -211,8 +211,7 @@ class Health:
 
     def raised(self, now: float) -> None:
         """A handler there raised an exception that is no answer."""
-        self._raised.add(now)
-        self._raised_in_a_row += 1
+        self._exceptions += (1.0 - self._exceptions) * EXCEPTION
         self.troubled = True
         self._weigh(now)
 
@@ -267,11 +266,11 @@ class Health:
             weight = (now - self._warm_since) / SLOW_START
             if weight >= 1.0:
                 weight, self._warm_since = 1.0, None
-        raised = self._raised.total(now)
-        if not raised:
-            self._raised_in_a_row = 0
-        else:
-            weight *= 1.0 - raised / (raised + self._growth.of(self.successes, now) + DOUBT)
-            weight *= 0.5 ** max(min(self._raised_in_a_row, 10) - 1, 0)
+        if self._exceptions:
+            self._exceptions *= math.exp(-max(0.0, now - self._weighed) / FORGIVEN)
+            if self._exceptions < EXCEPTION / 4.0:
+                self._exceptions = 0.0
+            weight *= 1.0 - self._exceptions
+        self._weighed = now
         self.weight = max(weight, LEAST_WEIGHT)
-        self.unsettled = self.state is not State.HEALTHY or raised > 0 or self._warm_since is not None
+        self.unsettled = self.state is not State.HEALTHY or self._exceptions > 0.0 or self._warm_since is not None

@@ -131,7 +131,8 @@ class Average:
         self.samples = 0
 
     def fade(self, value: float, now: float) -> None:
-        """Take a lower value for now: nothing was heard for long. The next sample is set against what was heard."""
+        """Take a lower value for now: nothing was heard for long. A next sample above it is set against what was heard
+        before."""
         if self._faded is None:
             self._faded = self.value
         self.value, self.when = value, now
@@ -140,7 +141,9 @@ class Average:
         """Take in a sample. Samples close together count for little each, whatever their number."""
         value = self.value
         if self._faded is not None:
-            value, self._faded = self._faded, None
+            if value is not None and sample > value:
+                value = self._faded
+            self._faded = None
         if value is None:
             self.value = sample
         else:
