@@ -108,7 +108,7 @@ def _marks() -> Iterator[Mark]:
     where = "half 10 times slower"
     yield Mark(f"{where}, load 0.15: p99 of round robin's", _ratio("half_10x_light", "p99", "round_robin"), 0.5)
     why = (
-        "that a peer has recovered only a call can show, so one that was idle for 5 s is tried again: the slow ones get "
+        "that a peer has recovered only a call can show, so one that was idle for 5 s is tried again: the slow get "
         "{share} % of the calls, and of the calls there 14 % take longer than that"
     )
     for callers in (1, 8):

@@ -32,7 +32,7 @@ class Scenario:
     rate: float = 0.0
     callers: int = 1
     workers: int = 4
-    calls: int = 40_000
+    calls: int = 16_000
     warm_up: float = 2.0
     timeout: float = 0.0
     hedge_after: float = 0.0

@@ -19,9 +19,8 @@ Plan = Callable[[Stage], None]
 ALL: Final = ("least_loaded", "omniscient", "round_robin", "random", "local_two", "reported_two", "peak_ewma")
 UNEVEN: Final = ("least_loaded", "omniscient", "local_two", "reported_two", "peak_ewma", "utilization")
 ABLATED: Final = (
-    "least_loaded", "2_drawn", "4_drawn", "2_and_2", "3_and_1", "4_and_2", "all", "believing", "unbelieving",
-    "fresh_0.3", "fresh_3", "no_recency", "recency_1", "recency_2", "load_only", "hot_cold_0.6", "hot_cold_0.84",
-    "latency_only", "load_squared",
+    "least_loaded", "2_drawn", "4_drawn", "3_and_1", "all", "believing", "unbelieving", "fresh_0.3", "fresh_3",
+    "no_recency", "recency_1", "load_only", "hot_cold_0.6", "hot_cold_0.84", "latency_only", "load_squared",
 )  # fmt: skip
 
 SCENARIOS: Final[dict[str, Scenario]] = {}
@@ -49,13 +48,13 @@ _add(
 )
 title = "10 servers, 5 of them 10 times slower, load 0.15, one caller"
 _add(
-    Scenario("half_10x_light", title, [1.0, 0.1] * 5, 0.15, calls=20_000),
+    Scenario("half_10x_light", title, [1.0, 0.1] * 5, 0.15, calls=10_000),
     ("least_loaded", "omniscient", "round_robin", "local_two", "peak_ewma"),
 )
 for callers in (1, 8):
     title = f"10 servers, 5 of them 10 times slower, load 0.5, callers: {callers}"
     _add(
-        Scenario(f"half_10x_{callers}", title, [1.0, 0.1] * 5, 0.5, callers=callers, calls=100_000),
+        Scenario(f"half_10x_{callers}", title, [1.0, 0.1] * 5, 0.5, callers=callers, calls=30_000),
         ("least_loaded", "omniscient", "local_two", "peak_ewma"),
     )
 
@@ -147,7 +146,7 @@ for name, code in (("unavailable", Code.UNAVAILABLE), ("raising", Code.INTERNAL)
     scenario = Scenario(
         f"fails_{name}", title, [1.0] * 10, 0.7, callers=4, calls=40_000, timeout=1.0, happens=_fails(code)
     )
-    _add(scenario, ("least_loaded", "local_two", "random"))
+    _add(scenario, ("least_loaded", "local_two"))
 
 
 # -- many at once
@@ -188,7 +187,7 @@ def _newcomer(stage: Stage) -> None:
 title = "10 servers, load 0.7, 200 callers that come at once; then a new server"
 _add(
     Scenario("herd", title, [1.0] * 10, 0.7, callers=200, calls=80_000, happens=_newcomer),
-    ("least_loaded", "local_two", "reported_two"),
+    ("least_loaded", "reported_two"),
 )
 
 
@@ -199,14 +198,16 @@ def _most_ill(stage: Stage) -> None:
 
 title = "10 servers, 6 of them answer UNAVAILABLE at once; offered: 0.95 of what the other 4 can do, callers: 4"
 _add(
-    Scenario("unhealthy", title, [1.0] * 10, 0.38, callers=4, warm_up=5.0, timeout=1.0, happens=_most_ill),
-    ("least_loaded", "local_two", "random"),
+    Scenario(
+        "unhealthy", title, [1.0] * 10, 0.38, callers=4, calls=20_000, warm_up=5.0, timeout=1.0, happens=_most_ill
+    ),
+    ("least_loaded", "local_two"),
 )
 
 title = "1,000 servers with one worker each, 1,000 callers with links to 20, load 0.7"
 _add(
     Scenario("thousand", title, [1.0] * 1000, 0.7, callers=1000, workers=1, calls=200_000, warm_up=1.0, subset=20),
-    ("least_loaded", "local_two"),
+    ("least_loaded",),
 )
 
 
@@ -234,7 +235,6 @@ def _spike(stage: Stage) -> None:
     stage.ended.append(ended)
     stage.world.at(5.0, rate, 5.0 / 0.8)
     stage.world.at(over, rate, 1.0)
-    stage.until = 20.0
 
 
 for factor in (1.3, 2.0, 5.0):
@@ -260,7 +260,7 @@ def _storm(stage: Stage) -> None:
 
 _add(
     Scenario("storm", "10 servers that refuse every call, load 1, callers: 4", [1.0] * 10, 1.0, callers=4,
-             timeout=1.0, happens=_storm),
+             calls=20_000, timeout=1.0, happens=_storm),
     ("least_loaded",),
 )  # fmt: skip
 
@@ -286,7 +286,7 @@ def _rolling(stage: Stage) -> None:
 title = "8 servers at load 0.7, restarted one after the other, callers: 4"
 _add(
     Scenario("rolling", title, [1.0] * 8, 0.7, callers=4, calls=44_000, timeout=1.0, happens=_rolling),
-    ("least_loaded", "omniscient"),
+    ("least_loaded",),
 )
 
 
@@ -301,13 +301,13 @@ for count in (4, 8):
 for name in ("equal_0.9_64", "half_2x_16", "half_10x_8", "antagonists_0.9"):
     like = SCENARIOS[name]
     ablation = Scenario(
-        f"ablation_{name}", like.title, like.speeds, like.load, callers=like.callers, calls=20_000, happens=like.happens
+        f"ablation_{name}", like.title, like.speeds, like.load, callers=like.callers, calls=8_000, happens=like.happens
     )
     _add(ablation, ABLATED)
 for age in (0.01, 0.05, 0.25, 1.0, 2.0):
     title = f"10 equal servers, load 0.9, callers: 64, a report each {age:g} s"
     _add(
-        Scenario(f"reports_{age:g}", title, [1.0] * 10, 0.9, callers=64, calls=20_000, heartbeat=age, report_every=age),
+        Scenario(f"reports_{age:g}", title, [1.0] * 10, 0.9, callers=64, calls=10_000, heartbeat=age, report_every=age),
         ("least_loaded", "believing"),
     )
 
