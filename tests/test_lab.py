@@ -16,7 +16,7 @@ from benchmarks.lab.figures import Measured, chart, table
 from benchmarks.lab.marks import MARKS, Mark, links_changed, summary_of
 from benchmarks.lab.play import SERVICE_TIME, Outcome, Scenario, play
 from benchmarks.lab.scenarios import PLAYED, SCENARIOS
-from zmesh._core.selection import nearest
+from zmesh._core.subset import nearest
 
 SMALL = Scenario("small", "", [1.0, 1.0, 0.5, 0.5], 0.8, callers=3, calls=3_000)
 

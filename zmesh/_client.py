@@ -153,12 +153,13 @@ class Client:
         members: Members[Link],
         policy: Policy,
         deadlines: Deadlines[Callable[[], None]],
-        want: Callable[[str], None],
+        want: Callable[[str, bool], None],
         describe: Callable[[str], str],
         random: random.Random,
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
-        """want: told of a service that is called while nobody is known to take its calls.
+        """want: told of a service that is called while nobody is known to take its calls, and whether all who offer it
+        are to be known.
         describe: what was seen and what was looked at, for the error that nobody offers a service."""
         self.loop = self._loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
@@ -229,15 +230,16 @@ class Client:
         """Seconds, where the caller may not have said how many."""
         return self._config.timeout if given is None else given
 
-    def want(self, service: str) -> None:
-        """Calls of `service` are about to be made."""
-        self._want(service)
+    def want(self, service: str, all: bool = False) -> None:
+        """Calls of `service` are about to be made; they may go to `all` who offer it."""
+        self._want(service, all)
 
     def _start(self, call: Outgoing, now: float) -> None:
         """One more attempt, on the best peer there is; without one, wait for it."""
         target = call.target
         candidates: Sequence[Member[Link]] = self._members.candidates(target.service, target.major)
         if call.selection is not None:
+            self._want(target.service, True)
             candidates = self._selected(call, call.selection, candidates)
         count = len(candidates)
         if not count:
@@ -310,7 +312,7 @@ class Client:
         """Wait for a peer, or for the back-off to pass where all who could take it refused."""
         now = self._time()
         self._parked[call] = None
-        self._want(call.target.service)
+        self._want(call.target.service, call.selection is not None)
         if (call.avoid or call.owes) and call.retry_handle is None:
             pause = backoff(call.tries - 1, self._config.backoff, self._config.max_backoff, self._random)
             call.retry_handle = self._loop.call_later(max(pause, call.pushback), self._retry, call)

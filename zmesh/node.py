@@ -421,7 +421,7 @@ class Node:
             members=hub.members,
             policy=self._policy,
             deadlines=hub.deadlines,
-            want=lambda service: hub.dialer.want(service),
+            want=lambda service, everybody: hub.dialer.want(service, everybody),
             describe=self._describe,
             random=platform.random,
             interceptors=self._client_interceptors,

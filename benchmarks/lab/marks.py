@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from zmesh._core.selection import nearest
+from zmesh._core.subset import nearest
 
 from .figures import Measured
 from .play import SERVICE_TIME, Outcome

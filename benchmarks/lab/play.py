@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from zmesh._core.selection import nearest
+from zmesh._core.subset import nearest
 
 from .baselines import make
 from .world import Call, Caller, Server, World

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
-__all__ = ["Exactly", "Named", "Selectable", "Selection", "Sticky", "nearest"]
+__all__ = ["Exactly", "Named", "Selectable", "Selection", "Sticky"]
 
 
 class Selectable(Protocol):
@@ -123,19 +122,3 @@ class Sticky:
 
     def __str__(self) -> str:
         return "" if self._within is None else str(self._within)
-
-
-def nearest(own: bytes, ids: Iterable[bytes], most: int) -> list[bytes]:
-    """The ids of which a node keeps links, where there are more peers than it needs: `most` of them.
-
-    Ranked by a hash of both ids (rendezvous), as gRFC A68 does for gRPC's deterministic subsetting: each node has its
-    own, spread evenly, and one peer that comes or goes changes at most one of them.
-    """
-    start = hashlib.blake2b(own, digest_size=8)
-
-    def rank(id: bytes) -> bytes:
-        hash = start.copy()
-        hash.update(id)
-        return hash.digest()
-
-    return heapq.nsmallest(most, ids, key=rank)
