@@ -323,7 +323,7 @@ async def slots_in_order(*, newest_first: bool) -> list[int]:
     tasks[3].cancel()
     slots.release()
     await asyncio.sleep(0)
-    for _ in range(5):  # the last two are two more than were taken out
+    for _ in range(4):
         slots.release()
         await asyncio.sleep(0)
     assert not slots.waiting
