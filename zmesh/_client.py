@@ -27,6 +27,7 @@ from ._core.timing import Deadlines
 from ._link import Attempt, Link
 from ._platform import clock_of
 from ._streams import Outlet
+from ._waiter import Stepper, Waiter
 from .config import Config
 from .context import current, inherited_deadline
 from .errors import (
@@ -75,7 +76,7 @@ class Outgoing(Call[Any]):
     What most calls never need is only on the class: setting it at each call costs more than all else here.
     """
 
-    future: asyncio.Future[Message]
+    future: Waiter | asyncio.Future[Message]  # a stream's, which more than its reader is told of, is asyncio's
     deadline: float
     selection: Selection | None = None  # which of those that offer the service may take it
     hedge_after: float | None = None  # seconds without an answer until it is sent to a second peer as well
@@ -136,6 +137,7 @@ class Client:
         want: Callable[[str], None],
         describe: Callable[[str], str],
         random: random.Random,
+        stepper: Stepper,
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """want: told of a service that is called while nobody is known to take its calls.
@@ -150,6 +152,7 @@ class Client:
         self._want = want
         self._describe = describe
         self._random = random
+        self._stepper = stepper
         self.interceptors = interceptors
         self._parked: dict[Outgoing, None] = {}  # calls that wait for a peer
         self._resume_handle: asyncio.Handle | None = None
@@ -160,6 +163,7 @@ class Client:
 
     async def perform(self, call: Outgoing, timeout: float) -> Any:
         """Send a call and wait for its answer. Raises RpcError; on any way out nothing of the call is left behind."""
+        call.future = Waiter(self._stepper)
         bucket = self.begin(call, timeout)
         try:
             message = await call.future
@@ -169,11 +173,12 @@ class Client:
                 self.forget(call)
         call.node = call.link.remote.name  # type: ignore[union-attr]
         if message[3]:
-            call.metadata = message[3]  # type: ignore[assignment]
+            call.metadata = message[3]
         return call.target.load(message[2])
 
     def begin(self, call: Outgoing, timeout: float) -> dict[Callable[[], None], float]:
-        """Put a call on its way; the bucket that its deadline waits in. Whoever waits for it calls `forget` at last."""
+        """Put a call, which has its future, on its way; the bucket that its deadline waits in. Whoever waits for it
+        calls `forget` at last."""
         if self.closed is not None:
             raise type(self.closed)(self.closed.message, may_have_run=False)
         now = self._time()
@@ -183,7 +188,6 @@ class Client:
             if inherited is not None and inherited < deadline:
                 deadline = inherited
         call.deadline = deadline
-        call.future = self._loop.create_future()
         bucket = self._deadlines.add(deadline, call, now)
         self._start(call, now)
         if call.hedge_after is not None:

@@ -19,6 +19,7 @@ __all__ = ["Outbox"]
 
 _PAGE_MESSAGES: Final = 32  # enough to share an envelope's costs, few enough that both ends work at the same time
 _PAGE_FRAMES: Final = 64  # large values behind it
+_TAKEN: Final = Sent.TAKEN
 _RETRY_FULL: Final = 0.005  # seconds until a full queue is tried again
 
 
@@ -35,6 +36,7 @@ class Outbox:
         self._frames: list[Frame] = []
         self._pages: deque[tuple[list[Frame], int]] = deque()  # encoded, not yet taken by the transport
         self._blocked = False
+        self._armed = False  # whether a flush is sure to come
         self._handle: asyncio.Handle | None = None
         self._closed = False
 
@@ -44,11 +46,12 @@ class Outbox:
             return
         messages = self._messages
         messages.append(message)
-        if self._handle is None:
+        if not self._armed:
+            self._armed = True
             self._handle = self._loop.call_soon(self._flush)
         if len(messages) >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
             self._turn_page()
-            if not self._blocked:
+            if self._pages and not self._blocked:
                 self._send()
 
     def externalize(self, value: object) -> object:
@@ -73,10 +76,14 @@ class Outbox:
             raise
         return value
 
-    def flush_soon(self) -> None:
-        """Flush at the end of what the loop has ready now."""
-        if self._handle is None and not self._closed:
-            self._handle = self._loop.call_soon(self._flush)
+    def hold(self) -> None:
+        """Until `release`, what is posted waits for it."""
+        self._armed = True
+
+    def release(self) -> None:
+        """Send everything that was posted, as far as the transport takes it."""
+        if self._handle is None:
+            self._flush()
 
     def flush(self) -> None:
         """Send everything now, as far as the transport takes it."""
@@ -86,8 +93,12 @@ class Outbox:
 
     def _flush(self) -> None:
         self._handle = None
-        if not self._closed and self._link.channel is not None:
+        self._armed = False
+        if self._closed or self._link.channel is None:
+            return
+        if self._messages or self._link.owes_report:
             self._turn_page()
+        if self._pages:
             self._send()
 
     def close(self) -> None:
@@ -99,6 +110,7 @@ class Outbox:
             self._handle = None
 
     def _turn_page(self) -> None:
+        """Encode what was posted, and send it, unless others wait before it."""
         link, now = self._link, self._time()
         if link.owes_report:
             report = link.report_due(now)
@@ -107,16 +119,22 @@ class Outbox:
         messages, frames = self._messages, self._frames
         if not messages:
             return
-        self._messages, self._frames = [], []
+        self._messages = []
         clock = int(now * 1000) & LIMIT
         try:
             envelope = encode(link.to, clock, messages)
         except (TypeError, ValueError):
             envelope = encode(link.to, clock, self._encodable(messages))
-        if len(envelope) <= link.limit:
-            self._pages.append(([envelope, *frames], link.sequence))
-        else:
+        page: list[Frame] = [envelope]
+        if frames:
+            self._frames = []
+            page += frames
+        if len(envelope) > link.limit:
             self._split(clock, messages, frames)
+        elif self._pages or link.channel is None or link.channel.send(page) is not _TAKEN:
+            self._pages.append((page, link.sequence))
+        else:
+            self.flushed = link.sequence
 
     def _split(self, clock: int, messages: list[Message], frames: list[Frame]) -> None:
         """Several envelopes where one is too long for the peer. Their frames keep their numbers: others are empty."""
@@ -161,6 +179,7 @@ class Outbox:
                 if len(pages) * _PAGE_MESSAGES > self._config.max_queued_messages:
                     self._give_up("the peer does not read: its queue and ours are full")
                 elif self._handle is None:
+                    self._armed = True
                     self._handle = self._loop.call_later(_RETRY_FULL, self._flush)
                 return
             else:

@@ -20,6 +20,7 @@ from ._core.timing import Average, Deadlines
 from ._link import Link
 from ._platform import Executor, clock_of
 from ._streams import Inlet, Outlet
+from ._waiter import Stepper, Waiter
 from .config import Config
 from .context import Context, current
 from .errors import Code, DeadlineExceeded, RpcError, error_class
@@ -37,7 +38,7 @@ _LATENCY_MEMORY: Final = 10.0  # seconds
 _SLICE: Final = 0.02  # seconds of handlers that do not wait, before the loop has another turn
 _IDLE_WORKERS: Final = 64
 _BUCKETS: Final = 40  # up to 2**39 us, six days
-_LATE_START: Final = 0.125  # seconds between arrival and start that betray a stalled loop: half a heartbeat
+_LATE: Final = 0.125  # seconds in queues, here or on the way, that betray a stalled loop: half a heartbeat
 
 
 class Handler:
@@ -209,6 +210,7 @@ class Server:
         catch_up: Callable[[], None],
         node: Node,
         name: str,
+        stepper: Stepper,
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """catch_up: deliver every message that has arrived."""
@@ -218,6 +220,7 @@ class Server:
         self._config = config
         self._context = contextvars.copy_context()  # what services set when they were entered, handlers see
         self._name = name
+        self._stepper = stepper
         self._interceptors = interceptors
         self._executor = executor
         self._deadlines = deadlines
@@ -229,9 +232,10 @@ class Server:
         self._latency = Average(_LATENCY_MEMORY)
         self._queue_wait = Average(_LATENCY_MEMORY)
         self._queue: deque[Running] = deque()  # admitted, not begun
-        self._idle: list[asyncio.Future[None]] = []  # workers that wait for a call
+        self._idle: list[Waiter] = []  # workers that wait for a call
         self._workers: dict[asyncio.Task[None], None] = {}
         self._waking = False
+        self._held_up = False  # calls came late: what came behind them is read before they begin
         self._ended = 0.0  # when a handler last ended
         self._drained: asyncio.Event = asyncio.Event()
         self.draining = False
@@ -260,6 +264,8 @@ class Server:
         ):
             self._refuse(link, message, handler, waited)
             return
+        if waited > _LATE * 1000:
+            self._held_up = True
         running = Running(self, link, handler, message, now, now + remaining / 1000)
         if handler.schema.kind != "unary":
             self._open_streams(running)
@@ -383,7 +389,7 @@ class Server:
         While one waits, another worker goes on with the queue. A worker whose task was cancelled has done its last
         call, as nothing of a cancellation may reach the next.
         """
-        queue, loop = self._queue, self.loop
+        queue = self._queue
         task = asyncio.current_task()
         assert task is not None
         slice_ends = self.time() + _SLICE
@@ -405,7 +411,7 @@ class Server:
                         slice_ends = self.time() + _SLICE
                 if len(self._idle) >= _IDLE_WORKERS:
                     return
-                waiting = loop.create_future()
+                waiting = Waiter(self._stepper)
                 self._idle.append(waiting)
                 await waiting
                 slice_ends = self.time() + _SLICE
@@ -420,8 +426,9 @@ class Server:
         running.begun = True
         schema = running.method.schema
         now = self.time()
-        if now - running.arrived > _LATE_START:
-            # The loop stood still between arrival and start: a cancel may lie unread behind the call.
+        if self._held_up or now - running.arrived > _LATE:
+            # The loop stood still before the call was read, or since: a cancel may lie unread behind it.
+            self._held_up = False
             self._catch_up()
         try:
             if running.answered:

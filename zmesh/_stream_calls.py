@@ -11,6 +11,7 @@ from typing import Any
 from ._call import NO_METADATA, Stream
 from ._client import Client, Outgoing, Target
 from ._core import messages as m
+from ._core.messages import Message
 from ._link import Attempt
 from ._streams import Inlet, Outlet
 from .context import inherited_deadline
@@ -22,6 +23,7 @@ __all__ = ["AnswerStream", "StreamCall"]
 class StreamCall(Outgoing):
     """A call of which the answer, the arguments or both are a stream. Awaited where the answer is one value."""
 
+    future: asyncio.Future[Message]
     inlet: Inlet | None = None  # of the answer
     _bucket: dict[Callable[[], None], float] | None = None
     _pump: asyncio.Task[None] | None = None
@@ -77,8 +79,9 @@ class StreamCall(Outgoing):
             self.inlet = Inlet(loop, config.stream_items, config.stream_bytes, self._credit)
         if self._items is not None:
             self.outlet = Outlet(loop, answer=False)
+        self.future = asked = loop.create_future()
         self._bucket = client.begin(self, client.timeout(self._timeout))
-        self.future.add_done_callback(self._done)
+        asked.add_done_callback(self._done)
         if self._items is not None:
             self._pump = loop.create_task(self._send_items(self._items), name=f"{self.target.path} arguments")
 
