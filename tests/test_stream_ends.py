@@ -345,7 +345,6 @@ async def test_an_iterator_that_is_no_generator_ends_with_stop_async_iteration(m
     at_rest(server, caller)
 
 
-@pytest.mark.xfail(strict=True, reason="the task that sends arguments ends, and the call waits for ever")
 @pytest.mark.parametrize(
     ("error", "where"),
     [
@@ -368,7 +367,6 @@ async def test_whatever_a_source_raises_ends_the_call(mesh: Mesh, error: BaseExc
     at_rest(server, caller)
 
 
-@pytest.mark.xfail(strict=True, reason="the task that sends arguments ends, and the call waits for ever")
 @zmesh.testing.simulated()
 async def test_a_source_that_awaits_what_was_cancelled_ends_the_call(mesh: Mesh) -> None:
     server, caller, client = await pair(mesh, Streams())
@@ -383,11 +381,12 @@ async def test_a_source_that_awaits_what_was_cancelled_ends_the_call(mesh: Mesh)
     helper.cancel()
     done, _ = await asyncio.wait([call], timeout=60)
     assert done
+    with pytest.raises(zmesh.Cancelled, match=r"Streams\.total: its stream of arguments was cancelled"):
+        await call
     await asyncio.sleep(ROUND_TRIP)
     at_rest(server, caller)
 
 
-@pytest.mark.xfail(strict=True, reason="a source that was begun with is left open where the call is never sent")
 @zmesh.testing.simulated()
 async def test_a_source_is_closed_though_the_call_was_never_sent(mesh: Mesh) -> None:
     _, caller, client = await pair(mesh, Streams())

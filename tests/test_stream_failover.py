@@ -127,10 +127,6 @@ async def refusing(mesh: Mesh, **configs: zmesh.Config) -> tuple[dict[str, Again
     return services, caller, client, busy
 
 
-REFUSED = pytest.mark.xfail(strict=True, reason="arguments are lost or out of order between nodes that refuse them")
-
-
-@pytest.mark.xfail(strict=True, reason="what the second of three attempts had no room for is lost, without an error")
 @zmesh.testing.simulated(seeds=range(5))
 async def test_no_argument_is_lost_on_its_way_through_nodes_with_smaller_windows(mesh: Mesh) -> None:
     small = zmesh.Config(stream_items=16)
@@ -143,7 +139,6 @@ async def test_no_argument_is_lost_on_its_way_through_nodes_with_smaller_windows
     at_rest(*mesh.hosts)
 
 
-@pytest.mark.xfail(strict=True, reason="an item that is made while the call goes elsewhere overtakes those before it")
 @pytest.mark.parametrize("window", [2, 10])
 @zmesh.testing.simulated()
 async def test_an_argument_that_is_made_while_the_call_goes_elsewhere_keeps_its_place(mesh: Mesh, window: int) -> None:
@@ -160,7 +155,6 @@ async def test_an_argument_that_is_made_while_the_call_goes_elsewhere_keeps_its_
     at_rest(*mesh.hosts)
 
 
-@pytest.mark.xfail(strict=True, reason="sending it again raises in the middle of the link's events, and it is lost")
 @pytest.mark.parametrize("how", ["refused", "crash"])
 @zmesh.testing.simulated(seeds=range(3))
 async def test_an_argument_that_the_next_node_does_not_take_is_an_error(mesh: Mesh, how: str) -> None:
@@ -309,10 +303,7 @@ async def close_node(host: Host) -> None:
     await host.node.__aexit__(None, None, None)
 
 
-RAN = pytest.mark.xfail(strict=True, reason="the error of a stream that had begun says that it has not run")
-
-
-@pytest.mark.parametrize("kind", [pytest.param("answer", marks=RAN), pytest.param("arguments", marks=RAN), "new"])
+@pytest.mark.parametrize("kind", ["answer", "arguments", "new"])
 @zmesh.testing.simulated()
 async def test_streams_of_a_node_that_is_closed(mesh: Mesh, kind: str) -> None:
     service = Streams()
@@ -474,7 +465,6 @@ async def test_streams_of_every_kind_while_nodes_come_and_go(mesh: Mesh) -> None
     assert soak.ended.get("answered", 0) + soak.ended.get("read", 0) > 20
 
 
-@REFUSED
 @zmesh.testing.simulated(seeds=range(4))
 async def test_streams_of_every_kind_while_nodes_come_and_go_and_refuse(mesh: Mesh) -> None:
     soak = Soak(mesh)

@@ -662,10 +662,6 @@ async def test_a_binary_item_over_the_peers_limit_says_so(mesh: Mesh, direction:
     at_rest(server, caller)
 
 
-UNSENDABLE = pytest.mark.xfail(strict=True, reason="an item that cannot be sent is dropped, and missed at the next")
-
-
-@UNSENDABLE
 @pytest.mark.parametrize(
     ("text", "why"), [("long", "takes 50000"), ("surrogate", "without a form on the wire")], ids=["long", "surrogate"]
 )
@@ -687,7 +683,6 @@ async def test_an_answers_item_that_cannot_be_sent_is_an_error_at_once(mesh: Mes
     at_rest(server, caller)
 
 
-@UNSENDABLE
 @pytest.mark.parametrize(
     ("text", "why"),
     [("x" * 50_001, "takes 50000"), ("\ud800", "without a form on the wire")],
@@ -710,7 +705,6 @@ async def test_an_arguments_item_that_cannot_be_sent_is_an_error_at_once(mesh: M
     at_rest(server, caller)
 
 
-@pytest.mark.xfail(strict=True, reason="large items are sent without a copy, after the generator has gone on")
 @zmesh.testing.simulated()
 async def test_a_buffer_that_is_used_again_after_yield_was_sent_as_it_was(mesh: Mesh) -> None:
     _, caller, client = await kinds(mesh)

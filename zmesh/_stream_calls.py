@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from ._call import NO_METADATA, Stream
 from ._client import Client, Outgoing, Target
 from ._core import messages as m
+from ._core.messages import ProtocolError
 from ._link import Attempt
-from ._streams import Inlet, Outlet
-from .context import inherited_deadline
-from .errors import Internal, InvalidArgument, MaybeExecuted, RpcError, Unavailable
+from ._streams import TWO_READERS, Inlet, Outlet
+from .context import bounds_streams
+from .errors import Cancelled, Internal, InvalidArgument, MaybeExecuted, RpcError, Unavailable
 
-__all__ = ["AnswerStream", "StreamCall"]
+__all__ = ["AnswerStream", "DeferredStream", "StreamCall"]
 
 
 class StreamCall(Outgoing):
@@ -25,6 +26,7 @@ class StreamCall(Outgoing):
     inlet: Inlet | None = None  # of the answer
     _bucket: dict[Callable[[], None], float] | None = None
     _pump: asyncio.Task[None] | None = None
+    _pumping = False  # it reads the arguments; else it has not begun to, or closes them
     _source: Attempt | None = None  # with which the stream has begun
 
     def __init__(
@@ -71,24 +73,41 @@ class StreamCall(Outgoing):
 
     def start(self) -> None:
         """Put it on its way. Raises RpcError where the node is closed."""
-        self.until_begun = self._timeout is None and inherited_deadline() is None
+        self.until_begun = self._timeout is None and not bounds_streams()
         client, loop, config = self.client, self.client.loop, self.client.config
         if self._answers_stream:
             self.inlet = Inlet(loop, config.stream_items, config.stream_bytes, self._credit)
         if self._items is not None:
             self.outlet = Outlet(loop, answer=False)
-        self._bucket = client.begin(self, client.timeout(self._timeout))
+        try:
+            self._bucket = client.begin(self, client.timeout(self._timeout))
+        except BaseException:
+            self._close_unread()
+            raise
         self.future.add_done_callback(self._done)
         if self._items is not None:
             self._pump = loop.create_task(self._send_items(self._items), name=f"{self.target.path} arguments")
 
     def finish(self) -> None:
         """It is over for the caller: nothing of it is left behind here, and the peer is told."""
+        if self.client.loop.is_closed():  # it is disposed of with its loop
+            return
         if self._bucket is not None:
             self._bucket.pop(self, None)
-        if self._pump is not None and self._pump is not asyncio.current_task():
+        if self._pump is not None and self._pumping:
+            self._pumping = False  # what closes the arguments is not cut short
             self._pump.cancel()
+        elif self._pump is not None and self._items is not None:
+            self._pump.cancel()
+            self._close_unread()
         self.client.forget(self)
+
+    def _close_unread(self) -> None:
+        """Close the arguments where nothing has read of them for this call: they may have been begun with before."""
+        items, self._items = self._items, None
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            self._pump = self.client.loop.create_task(close(), name=f"{self.target.path} arguments")
 
     def cancel(self) -> None:
         """Nobody wants what is still to come."""
@@ -96,7 +115,7 @@ class StreamCall(Outgoing):
             self.future.cancel()
             self.finish()
         if self.inlet is not None:
-            self.inlet.drop()
+            self.inlet.close()
 
     async def next(self) -> Any:
         """The next item. Raises StopAsyncIteration behind the last one, RpcError where the call failed."""
@@ -142,8 +161,10 @@ class StreamCall(Outgoing):
     async def _send_items(self, items: AsyncIterable[Any]) -> None:
         outlet = self.outlet
         assert outlet is not None
-        iterator = aiter(items)
+        self._items, self._pumping = None, True
+        iterator: Any = None
         try:
+            iterator = aiter(items)
             while True:
                 if not outlet.room:
                     await outlet.wait_for_room()
@@ -156,10 +177,15 @@ class StreamCall(Outgoing):
                 self._send(outlet, item)
             outlet.end()
             self._wait_for_answer()
-        except Exception as error:  # the iterator's own, or an item's: the caller gets it, the peer a cancel
-            if not self.future.done():
-                self.future.set_exception(error)
+        except BaseException as error:
+            if asyncio.current_task(self.client.loop) is not self._pump:  # disposed of: nobody drives this any more
+                iterator = None
+                raise
+            self._source_failed(error)
+            if isinstance(error, (SystemExit, KeyboardInterrupt)):
+                raise
         finally:
+            self._pumping = False
             close = getattr(iterator, "aclose", None)
             if close is not None:
                 await close()
@@ -170,8 +196,23 @@ class StreamCall(Outgoing):
         except (TypeError, ValueError) as error:
             raise InvalidArgument(f"{self.target.path}: an item of its arguments: {error}") from error
 
+    def _source_failed(self, error: BaseException) -> None:
+        """The arguments ended with an error, theirs or an item's: the caller gets it, the peer a cancel."""
+        if self.future.done():  # and this is the end of a task that nobody needs
+            return
+        what = f"{self.target.path}: its stream of arguments"
+        told = error
+        if isinstance(error, asyncio.CancelledError):  # the caller itself was not cancelled
+            told = Cancelled(f"{what} was cancelled")
+        elif isinstance(error, (StopIteration, GeneratorExit)):  # which mean something else where they go (PEP 479)
+            told = RuntimeError(f"{what} raised {type(error).__name__}")
+        if told is not error:
+            told.__cause__ = error
+        self.future.set_exception(told)
+
     def _wait_for_answer(self) -> None:
-        """The arguments are sent: from now on it is the peer's turn, for as long as a call has by default."""
+        """The arguments are sent, and it is the peer's turn, for as long as a call has by default: from now on, or from
+        the last sign that it was still reading."""
         if self.until_begun and not self.future.done() and not (self.inlet is not None and self.inlet.received):
             self._without_deadline()
             self._bucket = self.client.put_down(self, self.client.timeout(None))
@@ -195,7 +236,14 @@ class StreamCall(Outgoing):
         if self.outlet is None:
             super().credited(attempt, items)
         elif not self.future.done() and self._begin_with(attempt):
-            self.outlet.credited(items)
+            try:
+                self.outlet.credited(items)
+            except ProtocolError:
+                raise
+            except (TypeError, ValueError) as error:
+                self.client.item_refused(self, error)
+            if self.outlet.ended:
+                self._wait_for_answer()
 
     def _begin_with(self, attempt: Attempt) -> bool:
         """Whether the stream is, or from now on is, this attempt's."""
@@ -249,9 +297,86 @@ class AnswerStream(Stream[Any]):
 
     def __del__(self) -> None:
         # Left without being closed: by `break`, or by an error in the loop's body.
-        if not self._started or self._call.future.done():
-            return
-        loop = self._call.client.loop
-        if not loop.is_closed():
-            here = self._call.client.thread == threading.get_ident()
-            (loop.call_soon if here else loop.call_soon_threadsafe)(self._call.cancel)
+        if self._started and not self._call.future.done():
+            _on_loop(self._call.client.loop, self._call.client.thread, self._call.cancel)
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, thread: int, function: Callable[[], object]) -> None:
+    """Call a function on the loop of that thread, soon, from whatever thread collects garbage."""
+    if not loop.is_closed():
+        (loop.call_soon if thread == threading.get_ident() else loop.call_soon_threadsafe)(function)
+
+
+class DeferredStream(Stream[Any]):
+    """A stream that is opened when its first item is asked for, by something that is awaited.
+
+    It is opened once, in a task of its own: giving up the wait for an item leaves the stream as it is.
+    """
+
+    __slots__ = ("_closed", "_items", "_open", "_opening", "_thread", "_waited_for")
+
+    def __init__(self, open: Callable[[], Awaitable[AsyncIterator[Any]]]) -> None:
+        self._open = open
+        self._opening: asyncio.Task[AsyncIterator[Any]] | None = None
+        self._thread = 0
+        self._items: AsyncIterator[Any] | None = None
+        self._waited_for = False
+        self._closed = False
+
+    @property
+    def metadata(self) -> Mapping[str, str | bytes]:
+        return self._items.metadata if isinstance(self._items, Stream) else NO_METADATA
+
+    @property
+    def node(self) -> str | None:
+        return self._items.node if isinstance(self._items, Stream) else None
+
+    async def __anext__(self) -> Any:
+        if self._items is None and not self._closed:
+            await self._opened()
+        if self._closed:
+            raise StopAsyncIteration
+        assert self._items is not None
+        return await anext(self._items)
+
+    async def _opened(self) -> None:
+        if self._waited_for:
+            raise RuntimeError(TWO_READERS)
+        if self._opening is None:
+            self._thread = threading.get_ident()
+            self._opening = asyncio.get_running_loop().create_task(_awaited(self._open))
+            self._opening.add_done_callback(_no_news)
+        self._waited_for = True
+        try:
+            await asyncio.wait([self._opening])
+        finally:
+            self._waited_for = False
+        if not self._closed:
+            self._items = self._opening.result()
+
+    async def aclose(self) -> None:
+        self._closed = True
+        items, opening = self._items, self._opening
+        if items is None and opening is not None:
+            opening.cancel()
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:
+                items = opening.result()
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
+
+    def __del__(self) -> None:
+        opening = self._opening
+        if opening is not None and not opening.done():
+            _on_loop(opening.get_loop(), self._thread, opening.cancel)
+
+
+async def _awaited(open: Callable[[], Awaitable[AsyncIterator[Any]]]) -> AsyncIterator[Any]:
+    return aiter(await open())
+
+
+def _no_news(task: asyncio.Task[Any]) -> None:
+    """Whoever waits for it is told of its error; where nobody does any more, it is no news."""
+    if not task.cancelled():
+        task.exception()
