@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -281,6 +282,47 @@ async def test_a_drain_cuts_streams_off_after_its_grace(mesh: Mesh) -> None:
         await sending
     await asyncio.sleep(ROUND_TRIP)
     assert (service.opened, service.closed, source.closed) == (2, 2, 1)
+    at_rest(caller)
+
+
+@pytest.mark.parametrize("late", [0.0, 3.0])
+@zmesh.testing.simulated()
+async def test_a_drain_soon_ends_streams_that_may_have_no_end(mesh: Mesh, late: float) -> None:
+    class Endless(zmesh.Service):
+        @zmesh.rpc
+        async def readings(self) -> AsyncIterator[int]:
+            await asyncio.sleep(late)
+            for number in itertools.count():
+                yield number
+                await asyncio.sleep(0.1)
+
+    server, caller = await mesh.start(Endless(), Streams(), name="server"), await mesh.start()
+    got: list[int] = []
+
+    async def read() -> None:
+        async for number in caller.node.client(Endless).readings():
+            got.append(number)
+
+    reading = asyncio.create_task(caller.run(read()))
+    bounded = asyncio.create_task(
+        caller.run(collect(caller.node.client(Streams).options(timeout=60).count(45, pause=0.1)))
+    )
+    source = Source(50, pause=0.1)
+    sending = asyncio.create_task(caller.run(caller.node.client(Streams).total(source())))
+    await asyncio.sleep(0.5)
+    began = mesh.now
+    leaving = asyncio.create_task(server.stop())
+    text = r"Endless\.readings was cut off after \d+ items: 'server' is leaving"
+    with pytest.raises(zmesh.Unavailable, match=text) as caught:
+        await reading
+    grace = zmesh.Config().stream_grace
+    assert mesh.now - began == pytest.approx(grace if not late else 2 * grace, abs=0.01)
+    assert caught.value.details == {"delivered": len(got)}
+    assert caught.value.may_have_run
+    assert len(await bounded) == 45
+    assert await sending == sum(range(50))
+    await leaving
+    assert mesh.now - began < 5.0
     at_rest(caller)
 
 

@@ -242,6 +242,7 @@ class Server:
         self._waking = False
         self._ended = 0.0  # when a handler last ended
         self._drained: asyncio.Event = asyncio.Event()
+        self._cutting: asyncio.TimerHandle
         self.draining = False
         self._names = [schema.name for schema, _ in services]
         self._handlers: dict[object, Handler] = {}
@@ -353,7 +354,11 @@ class Server:
         }
 
     async def drained(self, grace: float) -> None:
-        """Wait until nothing runs, at most `grace` seconds; then cancel what does (a plain `def` cannot be)."""
+        """Wait until nothing runs, at most `grace` seconds; then cancel what does (a plain `def` cannot be).
+
+        Streams of answers that may have no end are cut off before, so that their readers go elsewhere.
+        """
+        self._cutting = self.loop.call_later(min(grace, self._config.stream_grace), self._cut_off)
         try:
             async with asyncio.timeout(grace):
                 while self._count or self._abandoned:
@@ -362,6 +367,18 @@ class Server:
         except TimeoutError:
             still = [running.method.schema.path for running in self._waiting]
             _log.warning("%r leaves without waiting for %s", self._name, ", ".join(still[:10]) or "abandoned threads")
+        finally:
+            self._cutting.cancel()
+
+    def _cut_off(self) -> None:
+        """End the streams of answers that have begun and last as long as they take; later on, those that begin late."""
+        self._cutting = self.loop.call_later(self._config.stream_grace, self._cut_off)
+        for running in list(self._waiting):
+            outlet = running.outlet
+            if outlet is not None and outlet.sent and running.deadline == math.inf and not running.answered:
+                text = f"{running.method.schema.path} was cut off after {outlet.sent} items: {self._name!r} is leaving"
+                self._fail(running, Code.UNAVAILABLE, text, {"details": {"delivered": outlet.sent}})
+                self._stop(running)
 
     def stop(self) -> None:
         """Cancel what runs; take no more."""
