@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy
 import pytest
+from cbor2 import CBORTag
 
 from zmesh._core import messages as m
 from zmesh._core.credit import ReceiveWindow, SendWindow, weigh
@@ -69,6 +70,24 @@ def test_both_sides_weigh_an_item_alike(seeds: range) -> None:
         _, _, (arrived,) = decode([encode(0, 0, [message]), *map(bytes, frames)])
         assert m.check(arrived) == ITEM
         assert weigh(arrived[4]) == weigh(value), seed  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("value", "weight"),
+    [
+        (2**70, 8), (-(2**300), 8), (CBORTag(0, "2026-11-22T21:30:05Z"), 8), (CBORTag(1, 1_790_000_000), 8),
+        (CBORTag(4, [-2, 2715]), 8), (CBORTag(37, bytes(range(16))), 8), (CBORTag(100, 20_000), 8),
+        (CBORTag(1004, "2026-11-22"), 8), (CBORTag(258, []), 8), (CBORTag(258, [1, 2, 3]), 32),
+        (CBORTag(258, ["aab", b"x"]), 28), (CBORTag(258, [{"a": 1}, [2]]), 49), ({"a": CBORTag(258, [1])}, 33),
+        ([CBORTag(258, [CBORTag(1004, "2026-11-22"), 2**70])], 32),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_tags_stand_for_weighs_what_the_page_says(value: object, weight: int) -> None:
+    """A sender in another language weighs what it sends, and does not know what becomes of it here."""
+    _, _, (arrived,) = decode([encode(0, 0, [[ITEM, 1, True, 1, value]])])
+    assert m.check(arrived) == ITEM
+    assert weigh(arrived[4]) == weight  # type: ignore[index]
 
 
 # -- the windows

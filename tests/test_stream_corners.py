@@ -412,6 +412,9 @@ async def test_a_wrong_message_ends_its_own_call_and_no_other(mesh: Mesh) -> Non
         ([[m.ITEM, 0, False, n, "b"] for n in range(1, 10)], "more than the 4 items that a stream may have"),
         ([[m.END, 0, 3]], "a stream ended after 3 items, and 0 came"),
         ([[m.END, 0, 0], [m.ITEM, 0, False, 1, "b"]], "an item behind the end"),
+        ([[m.END, 0, 0], [m.END, 0, 0]], "a second end"),
+        ([[m.ITEM, 0, 0, 1, "b"]], "ITEM has fields of the wrong number or type"),
+        ([[m.CREDIT, 0, 1, 0]], "CREDIT has fields of the wrong number or type"),
         ([[m.CREDIT, 0, True, 7]], "credit for 7 items"),
     ]:
 
@@ -431,6 +434,8 @@ async def test_a_wrong_message_ends_its_own_call_and_no_other(mesh: Mesh) -> Non
     for wrong, text in [
         ([[m.ITEM, 0, True, 2, 1]], "item 2 of a stream came where 1 was due"),
         ([[m.CREDIT, 0, False, 1]], "credit for Odd.stubborn, which takes no stream"),
+        ([[m.ITEM, 0, 1, 1, 1]], "ITEM has fields of the wrong number or type"),
+        ([[m.CREDIT, 0, 0, 0]], "CREDIT has fields of the wrong number or type"),
         ([[m.REPLY, 0, 5, None]], "0 items came of 5"),
         ([[m.REPLY, 0, "five", None]], "0 items came of 'five'"),
     ]:

@@ -108,6 +108,27 @@ async def test_a_handler_that_is_still_reading_is_not_late(mesh: Mesh) -> None:
     at_rest(server, caller)
 
 
+@zmesh.testing.simulated()
+async def test_a_handler_that_stops_reading_is_late_at_last(mesh: Mesh) -> None:
+    class Stuck(zmesh.Service):
+        @zmesh.rpc
+        async def store(self, numbers: AsyncIterator[int]) -> int:
+            for _ in range(3):
+                await asyncio.sleep(6.0)
+                await anext(numbers)
+            await asyncio.sleep(1000)
+            return 0
+
+    server, caller = await mesh.start(Stuck()), await mesh.start()
+    await caller.node.discover(expect=1)
+    began = mesh.now
+    with pytest.raises(zmesh.DeadlineExceeded):
+        await caller.run(caller.node.client(Stuck).store(Source(5)()))
+    assert mesh.now - began == pytest.approx(3 * 6.0 + 10.0, abs=0.1)
+    await asyncio.sleep(ROUND_TRIP)
+    at_rest(server, caller)
+
+
 class Between(zmesh.Service):
     """Hands on what Streams yields."""
 

@@ -388,6 +388,52 @@ async def test_a_source_that_awaits_what_was_cancelled_ends_the_call(mesh: Mesh)
 
 
 @zmesh.testing.simulated()
+async def test_a_source_that_fails_takes_its_time_to_close(mesh: Mesh) -> None:
+    class Slow:
+        closed = False
+
+        def __aiter__(self) -> Slow:
+            return self
+
+        async def __anext__(self) -> int:
+            raise KeyError("mine")
+
+        async def aclose(self) -> None:
+            await asyncio.sleep(1)
+            self.closed = True
+
+    server, caller, client = await pair(mesh, Streams())
+    source = Slow()
+    with pytest.raises(KeyError, match="mine"):
+        await caller.run(client.total(source))
+    await asyncio.sleep(2)
+    assert source.closed
+    at_rest(server, caller)
+
+
+@pytest.mark.parametrize("turns", range(5))
+@zmesh.testing.simulated()
+async def test_a_source_is_closed_however_soon_its_call_is_cancelled(mesh: Mesh, turns: int) -> None:
+    server, caller, client = await pair(mesh, Streams())
+    source = Source(5)
+
+    async def main() -> None:
+        numbers = source()
+        assert await anext(numbers) == 0
+        call = asyncio.create_task(client.total(numbers))
+        await asyncio.sleep(0)  # it begins
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+        await asyncio.sleep(ROUND_TRIP)
+        assert source.closed == 1
+
+    await caller.run(main())
+    at_rest(server, caller)
+
+
+@zmesh.testing.simulated()
 async def test_a_source_is_closed_though_the_call_was_never_sent(mesh: Mesh) -> None:
     _, caller, client = await pair(mesh, Streams())
     source = Source(5)

@@ -509,15 +509,18 @@ class Link:
             return  # not even comparable: a numpy array stands where the kind should
         if kind == m.CALL and not self._said_goodbye:
             self.fail(number, Code.INVALID_ARGUMENT, f"malformed CALL: {why}"[:500], ran=False)
-        elif kind in (m.REPLY, m.ERROR) or (
-            kind in (m.ITEM, m.CREDIT) and len(message) > 2 and message[2] is (kind == m.ITEM)
+        direction = message[2] if len(message) > 2 else None  # what says neither may have been for either
+        ours = kind in (m.REPLY, m.ERROR)
+        if number in self.pending and (
+            ours or (kind == m.ITEM and direction is not False) or (kind == m.CREDIT and direction is not True)
         ):
-            if number in self.pending:
-                if kind not in (m.REPLY, m.ERROR):
-                    self.post([m.CANCEL, number])
-                answer: Message = [m.ERROR, number, Code.INTERNAL, f"the answer was malformed: {why}"[:500], True, None]
-                self._owner.reply_received(self, self.pending.pop(number), answer, self._time())
-        elif kind in (m.ITEM, m.CREDIT, m.END) and number in self.running:
+            if not ours:
+                self.post([m.CANCEL, number])
+            answer: Message = [m.ERROR, number, Code.INTERNAL, f"the answer was malformed: {why}"[:500], True, None]
+            self._owner.reply_received(self, self.pending.pop(number), answer, self._time())
+        if number in self.running and (
+            kind == m.END or (kind == m.ITEM and direction is not True) or (kind == m.CREDIT and direction is not False)
+        ):
             self.running[number].broken(f"malformed stream: {why}"[:500])
 
     def _complain(self, text: str) -> None:

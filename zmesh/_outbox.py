@@ -109,23 +109,29 @@ class Outbox:
             return
         self._messages, self._frames = [], []
         clock = int(now * 1000) & LIMIT
-        refused: list[tuple[Message, str]] = []
+        formless: list[tuple[Message, str]] = []
+        too_long: list[tuple[Message, str]] = []
         try:
             envelope = encode(link.to, clock, messages)
         except (TypeError, ValueError):
-            messages = self._encodable(messages, refused)
+            messages = self._encodable(messages, formless)
             envelope = encode(link.to, clock, messages)
         if len(envelope) <= link.limit:
             self._pages.append(([envelope, *frames], link.sequence))
         else:
-            self._split(clock, messages, frames, refused)
-        for message, why in refused:  # behind the page: what is said of them follows what is in it
-            link.unsendable(message, why)
+            self._split(clock, messages, frames, too_long)
+        refused = [*too_long, *formless]
+        for place, (message, why) in enumerate(refused):  # behind the page: what is said of them follows what is in it
+            if not _follows(message, refused[:place]):
+                link.unsendable(message, why)
 
     def _split(
         self, clock: int, messages: list[Message], frames: list[Frame], refused: list[tuple[Message, str]]
     ) -> None:
-        """Several envelopes where one is too long for the peer. Their frames keep their numbers: others are empty."""
+        """Several envelopes where one is too long for the peer. Their frames keep their numbers: others are empty.
+
+        refused: what stood before them on the page and does not leave; to it is added what is too long by itself.
+        """
         messages = [message for message in messages if not _follows(message, refused)]
         if not messages:
             return
@@ -146,6 +152,7 @@ class Outbox:
 
     @staticmethod
     def _encodable(messages: list[Message], refused: list[tuple[Message, str]]) -> list[Message]:
+        """Those that have a form on the wire; the others are added to `refused`."""
         good: list[Message] = []
         for message in messages:
             if _follows(message, refused):
