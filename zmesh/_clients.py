@@ -12,11 +12,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from . import _introspection
+from ._answers import AnswerStream, DeferredStream
 from ._call import NO_METADATA, Call, Stream
 from ._client import Client, Outgoing, Target
 from ._core.selection import Named, Selection, Sticky
 from ._link import Link, Stage
-from ._stream_calls import AnswerStream, DeferredStream, StreamCall
+from ._stream_calls import StreamCall
 from ._values import dump_untyped, load_untyped
 from .errors import InvalidArgument
 from .interceptors import InterceptedCall, around
@@ -363,7 +364,7 @@ class DynamicCall(Call[Any]):
         self._arguments = arguments
         self._begun: Coroutine[Any, Any, Any] | None = None
         self._used = False
-        self._stream: Stream[Any] = DeferredStream(lambda: client._open_stream(name, arguments))
+        self._stream: Stream[Any] | None = None
 
     @property
     def _coroutine(self) -> Coroutine[Any, Any, Any]:  # type: ignore[override]
@@ -384,18 +385,24 @@ class DynamicCall(Call[Any]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
+    def _as_stream(self) -> Stream[Any]:
         self._used = True
+        if self._stream is None:
+            client, name, arguments = self._client, self._name, self._arguments  # without this, which closes it
+            self._stream = DeferredStream(lambda: client._open_stream(name, arguments))
+        return self._stream
+
+    async def __anext__(self) -> Any:
+        stream = self._as_stream()
         try:
-            return await anext(self._stream)
+            return await anext(stream)
         except StopAsyncIteration:
-            self.node, self.metadata = self._stream.node, self._stream.metadata
+            self.node, self.metadata = stream.node, stream.metadata
             raise
 
     async def aclose(self) -> None:
         """Take no more items."""
-        self._used = True
-        await self._stream.aclose()
+        await self._as_stream().aclose()
 
     async def __aenter__(self) -> Self:
         self._used = True
