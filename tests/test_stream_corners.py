@@ -165,6 +165,41 @@ async def test_aclose_of_a_stream_that_is_being_opened(mesh: Mesh, how: str) -> 
     at_rest(server, caller)
 
 
+@pytest.mark.parametrize("close", [False, True])
+@zmesh.testing.simulated()
+async def test_a_stream_that_is_let_go_while_it_is_opened(mesh: Mesh, close: bool) -> None:
+    log: list[str] = []
+
+    async def slow(call: zmesh.InterceptedCall, proceed: Proceed) -> Any:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            log.append("ended")
+        return await proceed(call)
+
+    service = Streams()
+    server = await mesh.start(service, name="server")
+    caller = await mesh.start(name="caller", client_interceptors=[slow])
+
+    async def main() -> None:
+        stream = caller.node.client(Streams).count(3)
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(stream), 0.5)
+        assert log == []
+        if close:
+            await stream.aclose()
+            assert log == ["ended"]
+        del stream
+        gc.collect()
+        await asyncio.sleep(0.01)
+        assert log == ["ended"]
+
+    await caller.run(main())
+    assert service.opened == 0
+    at_rest(server, caller)
+
+
 @OPENING
 @zmesh.testing.simulated()
 async def test_two_tasks_and_a_stream_that_is_being_opened(mesh: Mesh, how: str) -> None:

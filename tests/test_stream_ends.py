@@ -434,6 +434,30 @@ async def test_a_source_is_closed_however_soon_its_call_is_cancelled(mesh: Mesh,
 
 
 @zmesh.testing.simulated()
+async def test_a_source_is_closed_though_the_other_arguments_are_refused_at_once(mesh: Mesh) -> None:
+    class Both(zmesh.Service):
+        @zmesh.rpc
+        async def total(self, blob: bytes, numbers: AsyncIterator[int]) -> int:
+            return 0
+
+    server = await mesh.start(Both(), config=zmesh.Config(max_message=50_000))
+    caller = await mesh.start()
+    source = Source(5)
+
+    async def main() -> None:
+        await caller.node.discover(expect=1)
+        numbers = source()
+        assert await anext(numbers) == 0
+        with pytest.raises(zmesh.InvalidArgument, match="takes 50000: split it"):
+            await caller.node.client(Both).total(bytes(60_000), numbers)
+        await asyncio.sleep(ROUND_TRIP)
+        assert source.closed == 1
+
+    await caller.run(main())
+    at_rest(server, caller)
+
+
+@zmesh.testing.simulated()
 async def test_a_source_is_closed_though_the_call_was_never_sent(mesh: Mesh) -> None:
     _, caller, client = await pair(mesh, Streams())
     source = Source(5)

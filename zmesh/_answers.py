@@ -96,23 +96,21 @@ class DeferredStream(Stream[Any]):
             self._thread = threading.get_ident()
             self._opening = asyncio.get_running_loop().create_task(_awaited(self._open))
             self._opening.add_done_callback(_no_news)
-        self._waited_for = True
+        opening, self._waited_for = self._opening, True
         try:
-            await asyncio.wait([self._opening])
+            await asyncio.wait([opening])
         finally:
             self._waited_for = False
         if not self._closed:
-            self._items = self._opening.result()
+            self._items = opening.result()
 
     async def aclose(self) -> None:
         self._closed = True
-        items, opening = self._items, self._opening
-        if items is None and opening is not None:
+        opening, self._opening = self._opening, None
+        if self._items is None and opening is not None:
             opening.cancel()
             await asyncio.wait([opening])
-            if not opening.cancelled() and opening.exception() is None:
-                items = opening.result()
-        close = getattr(items, "aclose", None)
+        close = getattr(self._items, "aclose", None)
         if close is not None:
             await close()
 

@@ -25,7 +25,7 @@ class StreamCall(Outgoing):
     inlet: Inlet | None = None  # of the answer
     _bucket: dict[Callable[[], None], float] | None = None
     _pump: asyncio.Task[None] | None = None
-    _pumping = False  # it reads the arguments; else it has not begun to, or closes them
+    _pumping = False  # it reads the arguments; else it has not begun to, or closes them, which is not cut short
     _source: Attempt | None = None  # with which the stream has begun
 
     def __init__(
@@ -94,7 +94,6 @@ class StreamCall(Outgoing):
         if self._bucket is not None:
             self._bucket.pop(self, None)
         if self._pump is not None and self._pumping:
-            self._pumping = False  # what closes the arguments is not cut short
             self._pump.cancel()
         elif self._pump is not None and self._items is not None:
             self._pump.cancel()
