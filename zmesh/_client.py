@@ -119,6 +119,10 @@ class Outgoing(Call[Any]):
         """The peer took items of the arguments. Raises ProtocolError where there are none."""
         raise ProtocolError(f"credit for {self.target.path}, which takes no stream")
 
+    def unsendable(self, why: str) -> None:
+        """An item of its arguments cannot leave."""
+        self.client.item_refused(self, why)
+
     def lost(self, attempt: Attempt) -> RpcError:
         """The error where its stream had begun on a peer that is gone."""
         raise NotImplementedError
@@ -267,10 +271,13 @@ class Client:
             self.settle(call, InvalidArgument(f"{call.target.path}: {error}", may_have_run=False))
             return
         call.attempts = [*call.attempts, attempt] if call.attempts else (attempt,)
-        if call.outlet is not None:
-            call.outlet.attach(attempt.link, attempt.sequence & m.LIMIT)
         call.tries += 1
         member.in_flight += 1
+        if call.outlet is not None:
+            try:
+                call.outlet.attach(attempt.link, attempt.sequence & m.LIMIT)
+            except (TypeError, ValueError) as error:  # sent to an earlier peer, and this one does not take it
+                self.item_refused(call, error)
 
     def _park(self, call: Outgoing) -> None:
         """Wait for a peer, or for the back-off to pass where all who could take it refused."""
@@ -332,6 +339,10 @@ class Client:
         for other in others:
             self._abandon(other)
 
+    def item_refused(self, call: Outgoing, why: object) -> None:
+        """An item of a call's arguments cannot be sent."""
+        self.settle(call, InvalidArgument(f"{call.target.path}: an item of its arguments: {why}"))
+
     def settle(self, call: Outgoing, error: RpcError) -> None:
         if not call.future.done():
             call.future.set_exception(error)
@@ -339,8 +350,8 @@ class Client:
     # -- what links and timers tell
 
     def expired(self, call: Outgoing) -> None:
-        """A call's deadline has passed."""
-        if call.future.done():
+        """A call's deadline has passed; unless that was taken away, or put off, in the last moment."""
+        if call.future.done() or self._time() < call.deadline:
             return
         ran = call.may_have_run or any(attempt.sequence <= attempt.link.flushed for attempt in call.attempts)
         if call.attempts:
@@ -420,7 +431,7 @@ class Client:
         if call.future.done():
             return
         if self.closed is not None:
-            ran = call.may_have_run or verdict is Verdict.UNKNOWN
+            ran = call.may_have_run or verdict in (Verdict.UNKNOWN, Verdict.BROKEN)
             self.settle(call, Cancelled(self.closed.message, may_have_run=ran))
             return
         if verdict is Verdict.BROKEN:

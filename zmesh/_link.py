@@ -495,6 +495,15 @@ class Link:
                 self._loop.call_soon(self._owner.reply_received, self, attempt, error, self._time())
         elif message[0] == m.REPLY:
             self.fail(number, Code.INTERNAL, f"the result {why}", ran=True)
+        elif message[0] == m.ITEM and message[2]:
+            running, text = self.running.get(number), f"item {message[3]} of the answer {why}"
+            if running is not None:
+                running.unsendable(text)
+            else:  # its REPLY was on the same page, and is not sent
+                self.fail(number, Code.INTERNAL, text, ran=True)
+        elif message[0] == m.ITEM:
+            if number in self.pending:
+                self.pending[number].call.unsendable(f"number {message[3]} {why}")
         elif message[0] == m.ERROR and message[5] is not None:
             self.post([*message[:3], f"{message[3]} (its details were left out: the error {why})", message[4], None])
         else:
@@ -549,13 +558,18 @@ class Link:
             return  # not even comparable: a numpy array stands where the kind should
         if kind == m.CALL and not self._said_goodbye:
             self.fail(number, Code.INVALID_ARGUMENT, f"malformed CALL: {why}"[:500], ran=False)
-        elif kind in (m.REPLY, m.ERROR) or (kind in (m.ITEM, m.CREDIT) and message[2:3] == [kind == m.ITEM]):
-            if number in self.pending:
-                if kind not in (m.REPLY, m.ERROR):
-                    self.post([m.CANCEL, number])
-                answer: Message = [m.ERROR, number, Code.INTERNAL, f"the answer was malformed: {why}"[:500], True, None]
-                self._owner.reply_received(self, self.pending.pop(number), answer, self._time())
-        elif kind in (m.ITEM, m.CREDIT, m.END) and number in self.running:
+        direction = message[2] if len(message) > 2 else None  # what says neither may have been for either
+        ours = kind in (m.REPLY, m.ERROR)
+        if number in self.pending and (
+            ours or (kind == m.ITEM and direction is not False) or (kind == m.CREDIT and direction is not True)
+        ):
+            if not ours:
+                self.post([m.CANCEL, number])
+            answer: Message = [m.ERROR, number, Code.INTERNAL, f"the answer was malformed: {why}"[:500], True, None]
+            self._owner.reply_received(self, self.pending.pop(number), answer, self._time())
+        if number in self.running and (
+            kind == m.END or (kind == m.ITEM and direction is not True) or (kind == m.CREDIT and direction is not False)
+        ):
             self.running[number].broken(f"malformed stream: {why}"[:500])
 
     def _complain(self, text: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ._platform import clock_of
 
 if TYPE_CHECKING:
     from ._server import Running
@@ -103,8 +106,19 @@ def context() -> Context:
 
 
 def inherited_deadline() -> float | None:
-    """The deadline that a call made here and now inherits: a task that outlives its call has none."""
+    """The deadline that a call made here and now inherits, by the running loop's clock: a task that outlives its call
+    has none, and neither has a stream that lasts as long as it takes."""
     running = current.get()
-    if running is None or running.over or running.server.loop is not asyncio.get_running_loop():
+    if running is None or running.over or running.deadline == math.inf:
         return None
-    return running.deadline
+    loop, server = asyncio.get_running_loop(), running.server
+    if server.loop is loop:
+        return running.deadline
+    return clock_of(loop)() + running.deadline - server.time()  # a plain `def`, through a loop of its own
+
+
+def bounds_streams() -> bool:
+    """Whether a stream that is read here and now ends with what runs here: not where that is a stream itself, whose
+    deadline goes with its first item."""
+    running = current.get()
+    return running is not None and not running.until_begun and inherited_deadline() is not None

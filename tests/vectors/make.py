@@ -540,6 +540,7 @@ bad_message("a goodbye that ends early", "two items", [10], [])
 bad_message("an unsupported without a kind", "two items", [11], [])
 bad_message("an item without a value", "five items", [16, 1, True, 1], [])
 bad_message("an item that says 1 for true", "a direction is a boolean", [16, 1, 1, 1, "x"], [])
+bad_message("a call that says 1 for true", "a boolean", [3, 9, "A.b", 1000, {}, None, 1], refused(9))
 bad_message("an end without a count", "three items", [17, 1], [])
 bad_message("credit below zero", "numbers are not negative", [18, 1, True, -1], [])
 bad("a bad message among good ones", "the ping is answered", cbor([SERVER, 5, ["x", [3, 9], [7, 5, None, None]]]),

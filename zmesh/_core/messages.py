@@ -327,6 +327,7 @@ def check(message: object) -> int:
             and 0 <= remaining <= LIMIT
             and type(message[4]) in ARGUMENT_TYPES
             and (message[5] is None or _metadata(message[5]))
+            and (len(message) == 6 or type(message[6]) is bool)
         )
     elif kind in _CHECKS:
         fits = _CHECKS[kind](message)

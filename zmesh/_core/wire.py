@@ -19,7 +19,7 @@ from .messages import LIMIT, Message, ProtocolError, brief
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Frame", "decode", "encode", "externalize", "frames_of", "is_plain"]
+__all__ = ["Frame", "decode", "encode", "externalize", "frames_of", "is_plain", "lasting"]
 
 Frame = bytes | memoryview
 
@@ -155,6 +155,24 @@ def externalize(value: object, frames: list[Frame], inline_limit: int, depth: in
             return _array(value, frames, inline_limit)
         if isinstance(value, numpy.generic):
             return value.item()
+    return value
+
+
+def lasting(value: object) -> object:
+    """`value` with copies of its binary leaves and arrays, so that it stays as it is now whatever becomes of the
+    buffers. What is bytes, or a view of bytes, is not copied."""
+    kind = type(value)
+    if kind is bytes or is_plain(value):
+        return value
+    if kind is dict:
+        return {key: lasting(item) for key, item in value.items()}  # type: ignore[attr-defined]
+    if kind is list or kind is tuple:
+        return kind(map(lasting, value))  # type: ignore[call-overload]
+    if isinstance(value, bytearray) or (isinstance(value, memoryview) and type(value.obj) is not bytes):
+        return bytes(value)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray):
+        return value.copy(order="C")
     return value
 
 
