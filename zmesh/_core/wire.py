@@ -105,15 +105,13 @@ def _no_envelope(envelope: object) -> ProtocolError:
 def is_plain(value: object, depth: int = 3) -> bool:
     """Whether a value is scalars in a few levels of dicts and lists, and nothing else: most leave as they are."""
     kind = type(value)
-    if kind in _SCALARS:
-        return True
     items: Collection[object]
     if kind is dict:
         items = value.values()  # type: ignore[attr-defined]
     elif kind is list:
         items = value  # type: ignore[assignment]
     else:
-        return False
+        return kind in _SCALARS
     if _SCALARS.issuperset(map(type, items)):
         return True
     if depth == 0:
