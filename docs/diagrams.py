@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import enum
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from zmesh._core import call, peer
+from zmesh._core import call, health, peer
 
 PAGE = Path(__file__).with_name("architecture.md")
 
@@ -30,9 +31,9 @@ class Edge:
     follows: str = ""
 
 
-def peer_edges() -> list[Edge]:
-    """The table of one peer."""
-    return [Edge(state, to, event.value) for state, row in peer.TRANSITIONS.items() for event, to in row.items()]
+def edges(table: Mapping[Any, Mapping[Any, Any]]) -> list[Edge]:
+    """Of a table from state to event to state."""
+    return [Edge(state, to, event.value) for state, row in table.items() for event, to in row.items()]
 
 
 def attempt_edges() -> list[Edge]:
@@ -59,7 +60,11 @@ def mermaid(edges: Iterable[Edge], states: type[enum.Enum]) -> str:
 
 def diagrams() -> dict[str, str]:
     """Name of the diagram to its text; the names mark its place on the page."""
-    return {"peer": mermaid(peer_edges(), peer.State), "attempt": mermaid(attempt_edges(), call.State)}
+    return {
+        "peer": mermaid(edges(peer.TRANSITIONS), peer.State),
+        "attempt": mermaid(attempt_edges(), call.State),
+        "health": mermaid(edges(health.TRANSITIONS), health.State),
+    }
 
 
 def drawn(page: str) -> str:

@@ -268,7 +268,7 @@ class Fake:
     seconds: float | None = 0.01
     in_flight: int = 0
     others: int = 0
-    capacity: float = 1.0
+    weight: float = 1.0
 
     def latency(self, method: str) -> float | None:
         return self.seconds
@@ -289,7 +289,7 @@ def chosen(*candidates: Fake) -> set[int]:
         ([Fake(0.1), Fake(0.01)], {1}),
         ([Fake(0.1), Fake(0.01, in_flight=8)], {0, 1}),  # 0.1 against 0.09: a tie
         ([Fake(0.1), Fake(0.01, in_flight=20)], {0}),
-        ([Fake(capacity=4, in_flight=2), Fake(capacity=1)], {0}),
+        ([Fake(weight=4, in_flight=2), Fake(weight=1)], {0}),
         ([Fake(), Fake(0.0105)], {0, 1}),  # noise is a tie
         ([Fake(None), Fake(1e-6)], {0}),  # one call shows what nobody knows yet
         ([Fake(None, in_flight=1), Fake(100.0, in_flight=100)], {1}),

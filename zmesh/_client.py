@@ -7,29 +7,33 @@ the rules themselves are tables and functions of `_core` (`call`, `retry`, `bala
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 from weakref import WeakSet
 
 from ._call import NO_METADATA, Call
 from ._core import messages as m
+from ._core.admission import LOTS, rank_of
 from ._core.balance import Policy
+from ._core.budget import Budget
 from ._core.call import Event, State, Verdict, judge
 from ._core.members import Member, Members
 from ._core.messages import Message, ProtocolError
-from ._core.retry import Action, after, backoff, worth_another_node
+from ._core.retry import Action, Cost, after, backoff, cost, pushback, worth_another_node
 from ._core.selection import Selection
 from ._core.timing import Deadlines
+from ._judge import Judge
 from ._link import Attempt, Link
 from ._platform import clock_of
 from ._streams import Outlet
 from ._waiter import Stepper, Waiter
 from .config import Config
-from .context import current, inherited_deadline
+from .context import current, inheritance
 from .errors import (
     Cancelled,
     Code,
@@ -46,6 +50,8 @@ from .schema import MethodSchema
 
 __all__ = ["Client", "Outgoing", "Target", "error_of"]
 
+_PREVIOUS: Final = 8  # nodes that had a call before, and that it tells of
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -54,6 +60,7 @@ class Target:
     service, major: who may answer: peers that offer it in this major version (None: any).
     buffers: whether the arguments may hold large binary values.
     load: the result, from what came over the wire.
+    budget: of the service's retries and hedges.
     """
 
     service: str
@@ -62,12 +69,12 @@ class Target:
     idempotent: bool
     buffers: bool
     load: Callable[[object], Any]
+    budget: Budget = field(default_factory=lambda: Budget(0.0), compare=False)
 
     @classmethod
-    def of(cls, method: MethodSchema, major: int | None) -> Target:
-        return cls(
-            method.service, major, method.path, method.idempotent, method.buffers_in_arguments, method.load_result
-        )
+    def of(cls, method: MethodSchema, major: int | None, budget: Budget) -> Target:
+        buffers, load = method.buffers_in_arguments, method.load_result
+        return cls(method.service, major, method.path, method.idempotent, buffers, load, budget)
 
 
 class Outgoing(Call[Any]):
@@ -76,15 +83,20 @@ class Outgoing(Call[Any]):
     What most calls never need is only on the class: setting it at each call costs more than all else here.
     """
 
-    future: Waiter | asyncio.Future[Message]  # a stream's, which more than its reader is told of, is asyncio's
+    future: Waiter | asyncio.Future[Message]  # asyncio's where more than the caller is told of its end
     deadline: float
     selection: Selection | None = None  # which of those that offer the service may take it
-    hedge_after: float | None = None  # seconds without an answer until it is sent to a second peer as well
+    hedge_after: float | str | None = None  # seconds without an answer, or of which percentile, until it is hedged
+    rank: int | None = None  # see `_core.admission`; None: as any
+    marked = False  # CALL says more of it than most: see `marks`
+    previous: Sequence[int] = ()  # the tags of peers that had it and no longer have
     attempts: Sequence[Attempt] = ()
     avoid: Sequence[bytes] = ()  # peers that refused it or were lost with it
     link: Link | None = None  # over which the answer came
     tries = 0
     refusal: RpcError | None = None
+    owes = False  # it waits for a retry of its service's budget
+    pushback = 0.0  # seconds until a peer that refused it wants it again
     may_have_run = False
     begun = False  # its stream has: the peer took it, and what has come or gone cannot be had twice
     until_begun = False  # its deadline holds only until then
@@ -110,6 +122,14 @@ class Outgoing(Call[Any]):
 
     def __call__(self) -> None:
         self.client.expired(self)
+
+    def marks(self) -> Message:
+        """What is appended to CALL: until begun, rank, and from the second attempt on its number and who had it."""
+        items: Message = [self.until_begun, self.rank]
+        if self.tries:
+            there = [m.tag_of(attempt.member.id) for attempt in self.attempts]
+            items += [self.tries + 1, [*self.previous, *there][-_PREVIOUS:]]
+        return items
 
     def item_received(self, attempt: Attempt, sequence: int, value: object) -> None:
         """An item of the answer. Raises ProtocolError where there should be none."""
@@ -157,6 +177,7 @@ class Client:
         self._describe = describe
         self._random = random
         self._stepper = stepper
+        self.judge = Judge(members, random, self._time)
         self.interceptors = interceptors
         self._parked: dict[Outgoing, None] = {}  # calls that wait for a peer
         self._resume_handle: asyncio.Handle | None = None
@@ -167,10 +188,11 @@ class Client:
 
     async def perform(self, call: Outgoing, timeout: float) -> Any:
         """Send a call and wait for its answer. Raises RpcError; on any way out nothing of the call is left behind."""
-        call.future = Waiter(self._stepper)
+        # How long a hedged call takes is measured, too: asyncio's own future tells more than one.
+        call.future = Waiter(self._stepper) if call.hedge_after is None else self._loop.create_future()
         bucket = self.begin(call, timeout)
         try:
-            message = await call.future
+            message: Any = await call.future
         finally:
             bucket.pop(call, None)
             if call.attempts or call.avoid or call.patience is not None:
@@ -188,14 +210,21 @@ class Client:
         now = self._time()
         deadline = now + timeout
         if current.get() is not None:  # made by a handler
-            inherited = inherited_deadline()
-            if inherited is not None and inherited < deadline:
-                deadline = inherited
+            inherited = inheritance()
+            if inherited is not None:
+                deadline = min(deadline, inherited[0])
+                own = call.rank
+                call.rank = inherited[1] if own is None else rank_of(own // LOTS, inherited[1])
+                call.marked = True
         call.deadline = deadline
         bucket = self._deadlines.add(deadline, call, now)
+        call.target.budget.calls += 1
         self._start(call, now)
         if call.hedge_after is not None:
-            self._deadlines.add(now + call.hedge_after, _Hedge(call), now)
+            after = call.hedge_after
+            delay = after if not isinstance(after, str) else self.judge.hedge_delay(call, after, now)
+            if delay is not None:
+                self._deadlines.add(now + delay, _Hedge(call), now)
         return bucket
 
     def put_down(self, call: Outgoing, timeout: float) -> dict[Callable[[], None], float]:
@@ -217,7 +246,7 @@ class Client:
         target = call.target
         candidates: Sequence[Member[Link]] = self._members.candidates(target.service, target.major)
         if call.selection is not None:
-            candidates = self._selected(call.selection, candidates, call.avoid)
+            candidates = self._selected(call, call.selection, candidates)
         count = len(candidates)
         if not count:
             if call.selection is not None and call.selection.hopeless:
@@ -225,6 +254,12 @@ class Client:
             else:
                 self._park(call)
             return
+        if self._members.odd:
+            careful = self.judge.with_care(call, candidates, now)
+            if isinstance(careful, RpcError):
+                self.settle(call, careful)
+                return
+            candidates, count = careful, len(careful)
         member = candidates[self._policy.choose(candidates, target.path) if count > 1 else 0]
         link = member.link
         if link is None or not link.usable or (call.avoid and member.id in call.avoid):
@@ -240,18 +275,20 @@ class Client:
 
     def _candidates(self, call: Outgoing) -> Sequence[Member[Link]]:
         candidates = self._members.candidates(call.target.service, call.target.major)
-        return candidates if call.selection is None else self._selected(call.selection, candidates, call.avoid)
+        return candidates if call.selection is None else self._selected(call, call.selection, candidates)
 
-    @staticmethod
     def _selected(
-        selection: Selection, candidates: Sequence[Member[Link]], avoid: Sequence[bytes]
+        self, call: Outgoing, selection: Selection, candidates: Sequence[Member[Link]]
     ) -> Sequence[Member[Link]]:
-        """What a selection leaves of those who have not refused the call; of all, where that is nobody."""
-        if avoid:
-            rest = selection.among([member for member in candidates if member.id not in avoid])
+        """What a selection leaves of those who have not refused the call; of all, where that is nobody; of those who
+        are there at all, well or not, where that is nobody either: who names a node wants it."""
+        if call.avoid:
+            rest = selection.among([member for member in candidates if member.id not in call.avoid])
             if rest:
                 return rest
-        return selection.among(candidates)
+        return selection.among(candidates) or selection.among(
+            self._members.standing(call.target.service, call.target.major)
+        )
 
     def _hopeless(self, call: Outgoing, candidates: Sequence[Member[Link]]) -> bool:
         """Whether everybody who offers the service has said that it lacks the method: waiting changes nothing."""
@@ -284,9 +321,9 @@ class Client:
         now = self._time()
         self._parked[call] = None
         self._want(call.target.service)
-        if call.avoid and call.retry_handle is None:
+        if (call.avoid or call.owes) and call.retry_handle is None:
             pause = backoff(call.tries - 1, self._config.backoff, self._config.max_backoff, self._random)
-            call.retry_handle = self._loop.call_later(pause, self._retry, call)
+            call.retry_handle = self._loop.call_later(max(pause, call.pushback), self._retry, call)
         if call.patience is None:
             call.patience = now + self._config.patience
             if call.patience < call.deadline:
@@ -296,9 +333,9 @@ class Client:
         """The back-off has passed: those who refused it are worth another try."""
         call.retry_handle = None
         if call in self._parked and not call.future.done():
-            call.avoid = ()
             del self._parked[call]
-            self._start(call, self._time())
+            call.avoid, call.pushback = (), 0.0
+            self._again(call, Cost.ASKED if call.owes else Cost.NOTHING)
 
     def resume(self) -> None:
         """Somebody may have come who can take the waiting calls: look in this turn of the loop, once."""
@@ -309,7 +346,9 @@ class Client:
         self._resume_handle = None
         parked, self._parked = self._parked, {}
         for call in parked:
-            if not call.future.done():
+            if call.owes:
+                self._parked[call] = None
+            elif not call.future.done():
                 self._start(call, self._time())
 
     def forget(self, call: Outgoing) -> None:
@@ -356,6 +395,10 @@ class Client:
         ran = call.may_have_run or any(attempt.sequence <= attempt.link.flushed for attempt in call.attempts)
         if call.attempts:
             names = ", ".join(f"{a.member.name!r} ({a.member.state.value})" for a in call.attempts)
+            now = self._time()
+            for attempt in call.attempts:
+                if not call.begun and attempt.sequence <= attempt.link.flushed:
+                    self.judge.expired(attempt, now)
             text = f"{call.target.path} was not answered by its deadline by {names}"
         elif call.refusal is not None:
             text = f"{call.target.path} was refused until its deadline, at last with {call.refusal}"
@@ -391,16 +434,27 @@ class Client:
         if message[0] == m.REPLY:
             if not call.begun:
                 member.observe(call.target.path, started, now)
+            member.health.successes += 1
+            if member.health.troubled:
+                self._members.succeeded(member, started, now)
             if not call.future.done():
                 call.link = link
                 call.future.set_result(message)
             return
         error = error_of(message, link)
+        self.judge.failed_answer(attempt, error, now)
         if error.may_have_run or call.begun:
             self.settle(call, error)
         elif worth_another_node(error.code):
+            wanted = pushback(message[5])
+            if wanted == math.inf:
+                error.may_have_run = call.may_have_run
+                self.settle(call, error)
+                return
+            if wanted is not None:
+                call.pushback = min(wanted, call.pushback or wanted)
             call.refusal = error
-            self._ended(attempt, judge(State.SENT, Event.REFUSED))
+            self._ended(attempt, judge(State.SENT, Event.REFUSED), error.code)
         else:
             error.may_have_run = call.may_have_run
             self.settle(call, error)
@@ -408,6 +462,8 @@ class Client:
     def link_closed(self, link: Link) -> None:
         """A link is over: what was open on it did not run, or may have."""
         pending, link.pending = link.pending, {}
+        if pending and link.last_run is None and self.closed is None:
+            self.judge.link_lost(list(pending.values()), self._time())
         for attempt in pending.values():
             self._taken_out(attempt)
             attempt.member.in_flight -= 1
@@ -425,8 +481,8 @@ class Client:
         attempt.call.attempts = others
         return True
 
-    def _ended(self, attempt: Attempt, verdict: Verdict) -> None:
-        """An attempt ended without an answer."""
+    def _ended(self, attempt: Attempt, verdict: Verdict, code: int | None = None) -> None:
+        """An attempt ended without an answer. code: with which it was refused, if it was."""
         call = attempt.call
         if call.future.done():
             return
@@ -438,11 +494,12 @@ class Client:
             self.settle(call, call.lost(attempt))
             return
         call.avoid = [*call.avoid, attempt.member.id]
+        call.previous, call.marked = [*call.previous, m.tag_of(attempt.member.id)], True
         if verdict is Verdict.UNKNOWN:
             call.may_have_run = True
         action = after(verdict, idempotent=call.target.idempotent, others_out=bool(call.attempts))
         if action is Action.RETRY:
-            self._start(call, self._time())
+            self._again(call, cost(verdict, code))
         elif action is Action.WAIT:
             self._try_elsewhere(call)
         elif action is Action.MAYBE_EXECUTED:
@@ -452,6 +509,18 @@ class Client:
                 "it is then tried on another node"
             )
             self.settle(call, MaybeExecuted(text, node=attempt.member.name))
+
+    def _again(self, call: Outgoing, price: Cost) -> None:
+        """One more attempt, as soon as the budget has it."""
+        now, budget = self._time(), call.target.budget
+        call.owes = False
+        if price is Cost.CHARGED:
+            budget.charge(now)
+        elif price is Cost.ASKED and not budget.retry(now):
+            call.owes = True
+            self._park(call)
+            return
+        self._start(call, now)
 
     def second_attempts(self, link: Link) -> None:
         """A peer is silent: its idempotent calls get a second attempt elsewhere, and the first answer wins."""
@@ -469,14 +538,14 @@ class Client:
         if not call.target.idempotent or call.begun or call.future.done():
             return
         if all(attempt.link.suspected for attempt in call.attempts):
-            self._second(call)
+            self._second(call, hedge=False)
 
     def hedge(self, call: Outgoing) -> None:
         """An idempotent call has had no answer for `hedge_after`: try another peer too, and take the first answer."""
-        if not call.future.done() and not call.begun and len(call.attempts) == 1:
-            self._second(call)
+        if not call.future.done() and not call.begun and len(call.attempts) == 1 and call.refusal is None:
+            self._second(call, hedge=True)
 
-    def _second(self, call: Outgoing) -> None:
+    def _second(self, call: Outgoing, *, hedge: bool) -> None:
         tried = [a.member for a in call.attempts]
 
         def fresh(c: Member[Link]) -> bool:
@@ -487,9 +556,14 @@ class Client:
         if call.selection is not None:
             others = list(filter(fresh, call.selection.among(others)))
         if others and call.outlet is None:  # a stream of arguments is read once, and goes to one peer
-            call.may_have_run = True
+            now, budget = self._time(), call.target.budget
+            if not hedge:
+                budget.charge(now)
+            elif not budget.hedge(now):
+                return
+            call.may_have_run = call.marked = True
             other = others[self._policy.choose(others, call.target.path) if len(others) > 1 else 0]
-            self._attempt(call, other, self._time())
+            self._attempt(call, other, now)
 
     def close(self, reason: str) -> None:
         """Fail every call that is open."""

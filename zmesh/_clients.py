@@ -15,6 +15,8 @@ from . import _introspection
 from ._answers import AnswerStream, DeferredStream
 from ._call import NO_METADATA, Call, Stream
 from ._client import Client, Outgoing, Target
+from ._core.admission import PRIORITIES
+from ._core.budget import percentile_of
 from ._core.selection import Named, Selection, Sticky
 from ._link import Link, Stage
 from ._stream_calls import StreamCall
@@ -39,7 +41,8 @@ class Options:
     timeout: float | None = None
     metadata: Mapping[str, str | bytes] | None = None
     node: str | None = None
-    hedge_after: float | None = None
+    hedge_after: float | str | None = None
+    priority: int | None = None
     key: str | None = None  # a call back, which has one place to go, does without
     selection: Selection | None = None  # made of `node` and `key`, or given by `Node.scatter`
 
@@ -51,7 +54,9 @@ class Options:
             raise TypeError(f"options() takes {', '.join(names[:-1])}, not {', '.join(sorted(unknown))}")
         for name in ("timeout", "hedge_after"):
             seconds = given.get(name)
-            if seconds is not None and not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
+            if name == "hedge_after" and isinstance(seconds, str):
+                percentile_of(seconds)  # raises for what is none
+            elif seconds is not None and not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
                 raise ValueError(f"{name} is a positive number of seconds, got {seconds!r}")
         node = given.get("node", self.node)
         if node is not None and not isinstance(node, str):
@@ -73,15 +78,23 @@ class Options:
                 if not isinstance(key, str) or not isinstance(value, (str, bytes)):
                     raise TypeError(f"metadata maps str to str or bytes, got {key!r}: {value!r:.60}")
         hedge_after = given.get("hedge_after", self.hedge_after)
-        return Options(given.get("timeout", self.timeout), metadata, node, hedge_after, key, selection)
+        priority = given.get("priority", self.priority)
+        if priority is not None and not (type(priority) is int and 0 <= priority < PRIORITIES):
+            raise ValueError(f"priority is a whole number from 0 to {PRIORITIES - 1}, got {priority!r:.60}")
+        return Options(given.get("timeout", self.timeout), metadata, node, hedge_after, priority, key, selection)
 
     def outgoing(self, client: Client, target: Target, arguments: object, timeout: float) -> Outgoing:
         """A call with all that is set here."""
         if self.hedge_after is not None and not target.idempotent:
             raise ValueError(f"{target.path} is not idempotent: hedging could run it twice")
         call = Outgoing(client, target, arguments, timeout, self.metadata)
-        call.selection, call.hedge_after = self.selection, self.hedge_after
+        self._set(call)
         return call
+
+    def _set(self, call: Outgoing) -> None:
+        call.selection, call.hedge_after = self.selection, self.hedge_after
+        if self.priority is not None:
+            call.rank, call.marked = call.client.judge.rank(self.priority), True
 
     def intercepted(
         self,
@@ -145,7 +158,7 @@ class Options:
             dump_item=dump_item,
             answers_stream=answers_stream,
         )
-        call.selection, call.hedge_after = self.selection, self.hedge_after
+        self._set(call)
         return AnswerStream(call) if answers_stream else call
 
 
@@ -200,7 +213,8 @@ class TypedCaller:
         self._options = options
 
     def bind(self, method: MethodSchema) -> Callable[..., Call[Any] | Stream[Any]]:
-        client, bind, target = self._client, method.binder, Target.of(method, self._major)
+        client, bind = self._client, method.binder
+        target = Target.of(method, self._major, client.judge.budget(method.service))
         timeout, metadata = client.timeout(self._options.timeout), self._options.metadata
         if not isinstance(self._options.selection, OverLink):
             client.want(method.service)
@@ -220,7 +234,7 @@ class TypedCaller:
                 return options.streaming(client, target, arguments, items, method.dump_item, method.answers_stream)
 
             return stream
-        if options.hedge_after is None and options.selection is None:
+        if options.hedge_after is None and options.selection is None and options.priority is None:
 
             def call(*args: object, **kwargs: object) -> Call[Any]:
                 return Outgoing(client, target, bind(*args, **kwargs), timeout, metadata)
@@ -251,11 +265,19 @@ class DynamicClient:
         timeout: float | None = None,
         metadata: Mapping[str, str | bytes] | None = None,
         node: str | None = None,
-        hedge_after: float | None = None,
+        hedge_after: float | str | None = None,
         key: str | None = None,
+        priority: int | None = None,
     ) -> DynamicClient:
         """The same client with other settings, as `Service.options`; None leaves one as it is."""
-        changes = {"timeout": timeout, "metadata": metadata, "node": node, "hedge_after": hedge_after, "key": key}
+        changes = {
+            "timeout": timeout,
+            "metadata": metadata,
+            "node": node,
+            "hedge_after": hedge_after,
+            "key": key,
+            "priority": priority,
+        }
         return DynamicClient(self._node, self._service, self._options.change(changes))
 
     async def describe(self) -> dict[str, Any]:
@@ -313,7 +335,8 @@ class DynamicClient:
         if options.timeout is not None:
             options = dataclasses.replace(options, timeout=deadline - loop.time())
         path = f"{self._service}.{name}"
-        target = Target(self._service, None, path, known.idempotent, True, load_untyped)
+        budget = client.judge.budget(self._service)
+        target = Target(self._service, None, path, known.idempotent, True, load_untyped, budget)
         if client.interceptors:
             named = arguments if isinstance(arguments, dict) else dict(zip(known.parameters, arguments, strict=False))
             return options.intercepted(client, target, named, known.kind, known.stream_parameter, dump_untyped)

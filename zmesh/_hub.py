@@ -40,13 +40,15 @@ class Hub:
     call_received: Callable[[Link, Message, int, float], None]
     server: Server | None = None
 
-    def __init__(self, *, config: Config, identity: Hello, transport: Transport) -> None:
+    def __init__(self, *, config: Config, identity: Hello, transport: Transport, jitter: Callable[[], float]) -> None:
+        """jitter: a random number in [0, 1)."""
         self.config = config
         self.identity = identity
         self.tag = m.tag_of(identity.id)
         self.transport = transport
         self.deadlines: Deadlines[Callable[[], None]] = Deadlines(self._arm)
-        self.members: Members[Link] = Members(self._member_changed)
+        self.members: Members[Link] = Members(self._member_changed, jitter)
+        self._jitter = jitter
         self._loop = asyncio.get_running_loop()
         self._time = clock_of(self._loop)
         self.stepper = Stepper(self._loop)
@@ -106,7 +108,7 @@ class Hub:
             self.dialer.opened(link)
         elif link.remote is not None:  # so that handlers can call back; it is no peer that calls are balanced over
             hello = link.remote
-            link.member = Member(hello.id, hello.name, hello.addresses, self._time())
+            link.member = Member(hello.id, hello.name, hello.addresses, self._time(), self._jitter)
             link.member.hello, link.member.link, link.member.state = hello, link, State.ALIVE
 
     def link_heard(self, link: Link) -> None:
@@ -149,8 +151,11 @@ class Hub:
             self.server.cancelled(link, call)
 
     def report_received(self, link: Link, report: Message) -> None:
-        if link.member is not None:
-            link.member.report(report)
+        member = link.member
+        if member is not None:
+            member.report(report)
+            if report[4] or member.level:
+                self.members.sheds(member, report[4], self._time())  # type: ignore[arg-type]
 
     def stats(self) -> dict[str, object]:
         """What the serving half did since it started."""
@@ -177,6 +182,7 @@ class Hub:
         now = self._time()
         if now - due > self.config.heartbeat / 2:  # we stood still: an answer that has arrived is no timeout
             self.transport.poll()
+            self.client.judge.stood_still = now
         for item in self.deadlines.due(now):
             item()
         self._arm()
@@ -197,9 +203,10 @@ class Hub:
             self.transport.poll()
             for link in links:
                 link.pardon(now)
+            self.client.judge.stood_still = now
         for link in links:
             link.tick(now)
-        self.members.forget_stale(now)
+        self.members.tick(now)
         for member in self.members:
             if member.link is not None:
                 member.round_trip = member.link.round_trip

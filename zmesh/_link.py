@@ -169,8 +169,8 @@ class Link:
             self._busy_since = now
         attempt = pending[number] = _new_attempt((call, member, self, sequence, now))
         message: Message = [m.CALL, number, target.path, remaining, arguments, call.request_metadata]
-        if call.until_begun:
-            message.append(True)
+        if call.marked:
+            message += call.marks()
         self.post(message)
         return attempt
 

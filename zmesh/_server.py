@@ -8,17 +8,21 @@ import functools
 import inspect
 import logging
 import math
+import sys
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Final
 
 from ._call import NO_METADATA
 from ._core import messages as m
+from ._core.admission import DEFAULT_PRIORITY, LOTS, PRIORITIES, Admission, rank_of
 from ._core.messages import Message, ProtocolError
 from ._core.timing import Average, Deadlines
+from ._introspection import BUILT_IN
 from ._link import Link
 from ._platform import Executor, clock_of
+from ._slots import Slots
 from ._streams import Inlet, Outlet
 from ._waiter import Stepper, Waiter
 from .config import Config
@@ -38,16 +42,21 @@ _LATENCY_MEMORY: Final = 10.0  # seconds
 _SLICE: Final = 0.02  # seconds of handlers that do not wait, before the loop has another turn
 _IDLE_WORKERS: Final = 64
 _BUCKETS: Final = 40  # up to 2**39 us, six days
+_EVERYTHING: Final = Admission()  # of methods that are never refused
+_EVERYTHING.free = sys.maxsize
 _LATE: Final = 0.125  # seconds in queues, here or on the way, that betray a stalled loop: half a heartbeat
 
 
 class Handler:
     """A method, bound to the instance that serves it."""
 
-    __slots__ = ("calls", "errors", "function", "histogram", "schema", "seconds")
+    __slots__ = ("admission", "calls", "errors", "function", "histogram", "queue", "schema", "seconds")
 
-    def __init__(self, schema: MethodSchema, function: Callable[..., Any]) -> None:
+    def __init__(self, schema: MethodSchema, function: Callable[..., Any], admission: Admission, queue: Sized) -> None:
+        """admission, queue: of what its calls wait for."""
         self.schema = schema
+        self.admission = admission
+        self.queue = queue
         self.function = function
         self.calls = 0
         self.seconds = 0.0
@@ -111,6 +120,17 @@ class Running:
     def metadata(self) -> Mapping[str, str | bytes]:
         return self.message[5] or NO_METADATA  # type: ignore[return-value]
 
+    @property
+    def rank(self) -> int:
+        """How important it is: see `_core.admission`."""
+        return _rank_of(self.message)
+
+    @property
+    def attempt(self) -> int:
+        """Which try at its call it is, from 1."""
+        message = self.message
+        return message[8] if len(message) > 8 and type(message[8]) is int else 1
+
     def __call__(self) -> None:
         self.server.expired(self)
 
@@ -166,6 +186,14 @@ class _Arguments(AsyncIterator[Any]):
                 raise Cancelled(f"{self._schema.path} is over, and with it its stream of arguments")
             await inlet.wait()
         return self._schema.load_item(inlet.take())
+
+
+def _rank_of(message: Message) -> int:
+    """Of a CALL. One that does not say is of the middle, its lot drawn by its number."""
+    rank = message[7] if len(message) > 7 else None
+    if type(rank) is int and 0 <= rank < PRIORITIES * LOTS:
+        return rank
+    return rank_of(DEFAULT_PRIORITY, message[1])  # type: ignore[arg-type]
 
 
 def _text_of(error: BaseException) -> str:
@@ -233,13 +261,18 @@ class Server:
         self._executor = executor
         self._deadlines = deadlines
         self._catch_up = catch_up
-        self._slots = asyncio.Semaphore(threads)
         self._count = 0  # calls that were received and are not over
         self._waiting: dict[Running, None] = {}  # those of them whose handler waits for something
         self._abandoned = 0  # plain handlers whose caller has its error already, but which still occupy a thread
         self._latency = Average(_LATENCY_MEMORY)
         self._queue_wait = Average(_LATENCY_MEMORY)
         self._queue: deque[Running] = deque()  # admitted, not begun
+        target = config.queue_target
+        self._lane = Admission(None, target)  # to the loop
+        self._slots = Slots(threads, Admission(threads, target), self.time)
+        self._lanes: list[Admission] = []  # that calls of our services go by
+        self.refused = 0  # calls, for load
+        self.repeated = 0  # calls that were not the first attempt
         self._idle: list[Waiter] = []  # workers that wait for a call
         self._workers: dict[asyncio.Task[None], None] = {}
         self._waking = False
@@ -253,7 +286,18 @@ class Server:
         for schema, instance in services:
             for method in schema.methods.values():
                 raw = getattr(type(instance), method.name).handler
-                self._handlers[method.path] = Handler(method, raw.__get__(instance))
+                admission, queue = self._lane_of(method)
+                self._handlers[method.path] = Handler(method, raw.__get__(instance), admission, queue)
+
+    def _lane_of(self, method: MethodSchema) -> tuple[Admission, Sized]:
+        """What calls of a method wait for, and the queue there."""
+        threaded = not method.is_async and not method.answers_stream
+        admission, queue = (self._slots.admission, self._slots.waiting) if threaded else (self._lane, self._queue)
+        if method.service == BUILT_IN or not self._config.admission:
+            return _EVERYTHING, ()
+        if admission not in self._lanes:
+            self._lanes.append(admission)
+        return admission, queue
 
     @property
     def in_flight(self) -> int:
@@ -273,11 +317,15 @@ class Server:
         ):
             self._refuse(link, message, handler, waited)
             return
+        if len(handler.queue) >= handler.admission.free and self._turned_away(link, message, handler, remaining, now):
+            return
         if waited > _LATE * 1000:
             self._held_up = True
         running = Running(self, link, handler, message, now, now + remaining / 1000)
         if handler.schema.kind != "unary":
             self._open_streams(running)
+        if len(message) > 8:
+            self.repeated += 1
         link.running[running.number] = running
         self._count += 1
         # It starts in the next turn of the loop: a cancel that came right behind it is seen first.
@@ -301,6 +349,17 @@ class Server:
         else:
             code, text = Code.UNAVAILABLE, f"{self._name!r} is leaving"
         link.fail(number, code, text, ran=False)
+
+    def _turned_away(self, link: Link, message: Message, handler: Handler, remaining: int, now: float) -> bool:
+        """Whether a CALL is refused because there is too much to do."""
+        refusal = handler.admission.admit(len(handler.queue), remaining / 1000, _rank_of(message), now)
+        if refusal is None:
+            return False
+        self.refused += 1
+        text = f"{self._name!r} does not take {message[2]} now: {refusal.reason}"
+        fields: dict[str, object] = {"retry-after": min(int(refusal.retry_after * 1000) + 1, m.LIMIT)}
+        link.fail(message[1], Code.RESOURCE_EXHAUSTED, text, ran=False, fields=fields)  # type: ignore[arg-type]
+        return True
 
     def _open_streams(self, running: Running) -> None:
         """Make room for the items of a call: they may come right behind it."""
@@ -347,15 +406,27 @@ class Server:
             len(link.running),
             None if latency is None else min(int(latency * 1e6), m.LIMIT),
             0 if wait is None else min(int(wait * 1e6), m.LIMIT),
-            0,
+            self._level(),
             m.DRAINING if self.draining else m.SERVING,
         ]
+
+    def _level(self) -> int:
+        """The rank below which every call is refused, whatever its method."""
+        least = 0
+        for admission in self._lanes:
+            if not admission.level:
+                return 0
+            admission.relax(self.time())
+            least = min(admission.level, least or admission.level)
+        return least
 
     def stats(self) -> dict[str, Any]:
         """What happened since the start, for introspection."""
         called = [handler for handler in self._handlers.values() if handler.calls or handler.errors]
         return {
             "in_flight": self.in_flight,
+            "refused": self.refused,
+            "repeated": self.repeated,
             "methods": {handler.schema.path: handler.stats() for handler in called},
         }
 
@@ -414,7 +485,7 @@ class Server:
         While one waits, another worker goes on with the queue. A worker whose task was cancelled has done its last
         call, as nothing of a cancellation may reach the next.
         """
-        queue = self._queue
+        queue, lane = self._queue, self._lane
         task = asyncio.current_task()
         assert task is not None
         slice_ends = self.time() + _SLICE
@@ -422,7 +493,8 @@ class Server:
             while True:
                 self._waking = False
                 while queue:
-                    running = queue.popleft()
+                    running = self._newest() if lane.newest_first else queue.popleft()
+                    lane.begun += 1
                     if running.over:  # cancelled before it began
                         continue
                     running.task = task
@@ -434,6 +506,8 @@ class Server:
                     if self._ended > slice_ends:  # heartbeats and timers have their turn
                         await asyncio.sleep(0)
                         slice_ends = self.time() + _SLICE
+                if lane.standing:
+                    lane.emptied(self.time())
                 if len(self._idle) >= _IDLE_WORKERS:
                     return
                 waiting = Waiter(self._stepper)
@@ -443,6 +517,15 @@ class Server:
         finally:
             if queue and not self._waking:  # whatever ended this worker, the calls behind go on
                 self._wake()
+
+    def _newest(self) -> Running:
+        """The next call, where the newest goes first: those that came too early for it are told so."""
+        queue, now = self._queue, self.time()
+        while len(queue) > 1 and (queue[0].over or queue[0].deadline <= now):
+            oldest = queue.popleft()
+            if not oldest.over:
+                self._begin(oldest)
+        return queue.pop()
 
     # -- one call
 
@@ -459,6 +542,7 @@ class Server:
             if running.answered:
                 raise asyncio.CancelledError
             if now >= running.deadline:
+                self._lane.lost()
                 raise DeadlineExceeded(f"{schema.path} expired before it ran: {self._name!r} was held up")
             stream = None if running.inlet is None else _Arguments(running.inlet, schema)
             args, kwargs = schema.load_arguments(running.message[4], stream)
@@ -587,7 +671,12 @@ class Server:
 
     async def _in_thread(self, running: Running, args: list[Any], kwargs: dict[str, Any]) -> object:
         """Run a plain `def` in a worker thread. Cancelled, it leaves the thread its slot until the function returns."""
-        await self._slots.acquire()
+        try:
+            await self._slots.acquire()
+        except asyncio.CancelledError:
+            if self.time() >= running.deadline:
+                self._slots.admission.lost()
+            raise
         waiting = self.time()
         self._queue_wait.add(waiting - running.arrived, waiting)
         if running.answered or waiting >= running.deadline:

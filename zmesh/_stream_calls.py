@@ -74,6 +74,7 @@ class StreamCall(Outgoing):
     def start(self) -> None:
         """Put it on its way. Raises RpcError where the node is closed."""
         self.until_begun = self._timeout is None and not bounds_streams()
+        self.marked = self.marked or self.until_begun
         client, loop, config = self.client, self.client.loop, self.client.config
         if self._answers_stream:
             self.inlet = Inlet(loop, config.stream_items, config.stream_bytes, self._credit)

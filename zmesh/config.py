@@ -69,6 +69,14 @@ class Config:
     max_calls: int = 10_000
     """Calls in flight on this node at most; more are refused before they run, and retried elsewhere by the caller."""
 
+    admission: bool = True
+    """Whether this node refuses, before they run, calls that would wait here longer than they have time. A node that is
+    not overloaded refuses none."""
+
+    queue_target: float | None = None
+    """Seconds that calls may wait here for their turn, at the most, before some are refused; None: half of the time
+    that they have left when they come."""
+
     stream_items: int = 256
     """Items of one stream that wait here for their reader, at most; then their sender waits. Enough to keep a link
     busy over a millisecond of latency, few enough that a reader that stops costs little."""
@@ -89,6 +97,11 @@ class Config:
                 raise ValueError(f"Config.{field.name} must be a positive number of seconds, got {value!r}")
             if field.type == "int" and not (isinstance(value, int) and value > 0):
                 raise ValueError(f"Config.{field.name} must be a positive integer, got {value!r}")
+        if not isinstance(self.admission, bool):
+            raise ValueError(f"Config.admission is True or False, got {self.admission!r}")
+        target = self.queue_target
+        if target is not None and not (isinstance(target, (int, float)) and 0 < target < float("inf")):
+            raise ValueError(f"Config.queue_target must be a positive number of seconds or None, got {target!r}")
         if self.suspect_after <= self.heartbeat:
             raise ValueError(
                 f"Config.suspect_after ({self.suspect_after}) must be longer than heartbeat ({self.heartbeat}): "

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ._core.admission import LOTS
 from ._platform import clock_of
 
 if TYPE_CHECKING:
@@ -72,6 +73,17 @@ class Context:
         return max(0.0, self._running.deadline - self._running.server.time())
 
     @property
+    def priority(self) -> int:
+        """How important the call is, from 0 (shed first) to 9; 5 where its caller did not say. Calls that are made here
+        inherit it."""
+        return self._running.rank // LOTS
+
+    @property
+    def attempt(self) -> int:
+        """Which try at the call this is, from 1: the same call may have run, or be running, on another node."""
+        return self._running.attempt
+
+    @property
     def metadata(self) -> Mapping[str, str | bytes]:
         """What the caller sent beside the arguments."""
         return self._running.metadata
@@ -105,20 +117,21 @@ def context() -> Context:
     return Context(running)
 
 
-def inherited_deadline() -> float | None:
-    """The deadline that a call made here and now inherits, by the running loop's clock: a task that outlives its call
-    has none, and neither has a stream that lasts as long as it takes."""
+def inheritance() -> tuple[float, int] | None:
+    """The deadline, by the running loop's clock, and the rank that a call made here and now inherits: a task that
+    outlives its call has none."""
     running = current.get()
-    if running is None or running.over or running.deadline == math.inf:
+    if running is None or running.over:
         return None
     loop, server = asyncio.get_running_loop(), running.server
     if server.loop is loop:
-        return running.deadline
-    return clock_of(loop)() + running.deadline - server.time()  # a plain `def`, through a loop of its own
+        return running.deadline, running.rank
+    # A plain `def`, through a loop of its own.
+    return clock_of(loop)() + running.deadline - server.time(), running.rank
 
 
 def bounds_streams() -> bool:
     """Whether a stream that is read here and now ends with what runs here: not where that is a stream itself, whose
     deadline goes with its first item."""
     running = current.get()
-    return running is not None and not running.until_begun and inherited_deadline() is not None
+    return running is not None and not running.until_begun and not running.over and running.deadline != math.inf

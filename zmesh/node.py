@@ -368,7 +368,8 @@ class Node:
             if hasattr(type(service), "__aenter__"):
                 await self._exits.enter_async_context(service)  # type: ignore[arg-type]
         transport = platform.transport(config)
-        hub = Hub(config=config, identity=self._identity(()), transport=transport)
+        jitter = self._platform.random.random
+        hub = Hub(config=config, identity=self._identity(()), transport=transport, jitter=jitter)
         try:
             if self._services:
                 self._bind(hub)

@@ -233,8 +233,10 @@ envelope("call with empty metadata", [3, 5, "Greeter.ping", 10000, {}, {}])
 envelope("call with the largest number, time and clock", [3, 2**31 - 1, "A.b", 2**31 - 1, {}, None], clock=2**31 - 1)
 envelope("call number 0 follows the largest; the clock wraps likewise", [3, 0, "A.b", 10000, {}, None], clock=0)
 envelope("call that has no time left", [3, 6, "A.b", 0, {}, None])
-envelope("call with an unknown trailing item", [3, 7, "A.b", 10000, {}, None, False, "later", 1])
 envelope("call whose time holds until its stream has begun", [3, 8, "Clock.ticks", 10000, {}, None, True])
+envelope("call of priority 9, lot 127", [3, 9, "A.b", 10000, {}, None, False, 1279])
+envelope("a second attempt, and who had the first", [3, 10, "A.b", 9000, {}, None, False, None, 2, [CLIENT]])
+envelope("call with unknown items behind all known ones", [3, 11, "A.b", 1, {}, None, False, 0, 3, [1, 2], "later"])
 envelope("cancel", [6, 2])
 envelope("cancel with an unknown trailing item", [6, 2, {"reason": "later"}])
 envelope("reply: null", [4, 1, None, None], to=CLIENT)
@@ -252,6 +254,8 @@ envelope(
     [5, 3, 13, "ValueError: x", True, {"type": "ValueError", "traceback": "Traceback ...\n"}],
     to=CLIENT,
 )
+envelope("error: refused for load", [5, 6, 8, "busy", False, {"retry-after": 100}], to=CLIENT)
+envelope("error: refused, and not to be tried again", [5, 7, 8, "busy", False, {"retry-after": False}], to=CLIENT)
 envelope("error with a code of a later version", [5, 4, 99, "?", True, None], to=CLIENT)
 envelope("error with unknown fields and a trailing item", [5, 5, 14, "", False, {"later": 1}, 1], to=CLIENT)
 
@@ -268,6 +272,7 @@ envelope(
 )
 envelope("heartbeat: ping", [7, 1, None, None])
 envelope("heartbeat: pong with a report", [7, None, 1, [0, 0, None, 0, 0, 0]], to=CLIENT)
+envelope("heartbeat: calls below rank 704 are refused", [7, None, None, [90, 8, 9000, 400, 704, 0]], to=CLIENT)
 envelope("heartbeat: all of it at its largest", [7, 2**31 - 1, 2**31 - 1, [2**31 - 1] * 6])
 envelope("heartbeat: nothing", [7, None, None, None])
 envelope("heartbeat with unknown trailing items", [7, None, None, [1, 1, 900, 0, 0, 1, "later"], "later"])

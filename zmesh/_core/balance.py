@@ -12,7 +12,7 @@ __all__ = ["POLICIES", "Candidate", "LeastLoaded", "Policy", "Random", "RoundRob
 class Candidate(Protocol):
     """What a policy sees of a peer."""
 
-    capacity: float  # its weight
+    weight: float  # its capacity, less while it starts slowly or its handlers fail
     in_flight: int  # our own calls there
     others: int  # calls that others have there, by its last report
 
@@ -28,7 +28,7 @@ class Policy(Protocol):
 
 
 class LeastLoaded:
-    """Power of d choices: of up to four distinct peers, the one whose (in flight + 1) x latency / capacity is least.
+    """Power of d choices: of up to four distinct peers, the one whose (in flight + 1) x latency / weight is least.
 
     Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001); the cost is Finagle's (pending + 1) x
     latency. Four, not two: where half the peers are slow, two choices meet two slow ones in a sixth of all picks of
@@ -64,8 +64,8 @@ class LeastLoaded:
         latency = peer.latency(method)
         load = peer.in_flight + peer.others + 1
         if latency is None:
-            return load * self.UNPROVEN / peer.capacity if peer.in_flight else 0.0
-        return load * latency / peer.capacity
+            return load * self.UNPROVEN / peer.weight if peer.in_flight else 0.0
+        return load * latency / peer.weight
 
 
 class RoundRobin:

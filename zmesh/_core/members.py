@@ -1,10 +1,12 @@
-"""Who is here, how they stand, what they serve. Decides nothing; answers `who could take this call?` in O(1)."""
+"""Who is here, how they stand, what they serve: answers `who could take this call?` in O(1)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Final, Generic, TypeVar
 
+from .health import SLOW_START, Health, in_panic
+from .health import State as Wellness
 from .messages import Hello, Message
 from .peer import Event, State, follow
 from .timing import Average
@@ -17,6 +19,7 @@ _LATENCY_MEMORY: Final = 10.0  # seconds; Finagle's Peak-EWMA decays with the sa
 _STALE: Final = 5.0  # seconds without a sample after which a latency halves: a peer that was slow is tried again
 _STALE_UNPROVEN: Final = 0.5  # the same after few samples: one cold first call must not starve a fast peer
 _PROVEN: Final = 5  # samples
+LEVEL_LASTS: Final = 1.0  # seconds: who is not called must report again to be spared any longer
 
 
 class Member(Generic[LinkT]):
@@ -27,18 +30,24 @@ class Member(Generic[LinkT]):
         "_reported",
         "addresses",
         "capacity",
+        "health",
         "hello",
         "id",
         "in_flight",
+        "level",
+        "level_until",
         "link",
         "name",
         "others",
         "round_trip",
         "since",
         "state",
+        "weight",
     )
 
-    def __init__(self, id: bytes, name: str, addresses: tuple[str, ...], now: float) -> None:
+    def __init__(
+        self, id: bytes, name: str, addresses: tuple[str, ...], now: float, jitter: Callable[[], float]
+    ) -> None:
         self.id = id
         self.name = name
         self.addresses = addresses
@@ -47,6 +56,10 @@ class Member(Generic[LinkT]):
         self.hello: Hello | None = None
         self.link: LinkT | None = None
         self.capacity = 1.0
+        self.weight = 1.0  # what balancing goes by: the capacity, less while it starts slowly or its handlers fail
+        self.health = Health(jitter, now)
+        self.level = 0  # calls of a lower rank it refuses, as it told,
+        self.level_until = 0.0  # and until when that is believed
         self.in_flight = 0
         self.others = 0
         self.round_trip: float | None = None
@@ -94,9 +107,12 @@ class Member(Generic[LinkT]):
 class Members(Generic[LinkT]):
     """All peers that were met or seen, by incarnation."""
 
-    def __init__(self, changed: Callable[[Member[LinkT], State], None]) -> None:
-        """changed: called with a peer and its former state after each change of state."""
+    def __init__(self, changed: Callable[[Member[LinkT], State], None], jitter: Callable[[], float]) -> None:
+        """changed: called with a peer and its former state after each change of state. jitter: a random number in
+        [0, 1)."""
         self._changed = changed
+        self._jitter = jitter
+        self.odd: dict[Member[LinkT], None] = {}  # those due for a probe, and those that shed load: see `Judge`
         self._peers: dict[bytes, Member[LinkT]] = {}
         self._candidates: dict[tuple[str, int | None], list[Member[LinkT]]] = {}
 
@@ -113,11 +129,17 @@ class Members(Generic[LinkT]):
         """The member with this id; a new one in state NEW where there was none."""
         member = self._peers.get(id)
         if member is None:
-            member = self._peers[id] = Member(id, name, addresses, now)
+            member = self._peers[id] = Member(id, name, addresses, now, self._jitter)
         return member
 
-    def forget_stale(self, now: float) -> None:
-        """Let latencies that were not measured for a while fade: called some times per second."""
+    def tick(self, now: float) -> None:
+        """Time has passed: pauses end, weights grow, latencies that were not measured for a while fade. Called some
+        times per second."""
+        for member in self._peers.values():
+            if member.health.unsettled:
+                self._wellness(member, member.health.tick(now))
+            if member.level and now >= member.level_until:
+                self.sheds(member, 0, now)
         best: dict[str, float] = {}
         for member in self._peers.values():
             for method, average in member._latencies.items():
@@ -129,6 +151,7 @@ class Members(Generic[LinkT]):
     def remove(self, member: Member[LinkT]) -> None:
         """Forget a peer for good."""
         self._peers.pop(member.id, None)
+        self.odd.pop(member, None)
         self._candidates.clear()
 
     def happen(self, member: Member[LinkT], event: Event, now: float) -> None:
@@ -145,30 +168,89 @@ class Members(Generic[LinkT]):
         """A handshake succeeded: the link is this member's from now on."""
         member.hello, member.link = hello, link
         member.name, member.capacity = hello.name, hello.capacity
+        if member.state in (State.NEW, State.DEAD) and self._settled(now):
+            member.health.start_slowly(now)
+        member.weight = member.capacity * member.health.weight
         self._candidates.clear()
         self.happen(member, Event.HANDSHAKE, now)
+
+    def _settled(self, now: float) -> bool:
+        """Whether somebody has been here for so long that a newcomer is one."""
+        return any(m.state is State.ALIVE and now - m.since >= SLOW_START for m in self._peers.values())
 
     def changed(self) -> None:
         """A link came or went without a change of state: who could take a call is found anew."""
         self._candidates.clear()
 
     def candidates(self, service: str, major: int | None) -> list[Member[LinkT]]:
-        """Who may take a call of `service` now: the alive; if none is, the suspect whose link still stands.
+        """Who may take a call of `service` now: the alive that are healthy; where those are fewer than half of who is
+        there, the suspect and the ejected as well, but nobody without a link.
 
         `major`: of the version that the caller was written for, None for any. The list is shared: do not change it.
         """
         key = (service, major)
         found = self._candidates.get(key)
         if found is None:
-            found = [m for m in self.offering(service, major) if m.state is State.ALIVE and m.link is not None]
-            if not found:  # panic rule: better a suspect than nobody (Envoy's, for suspicion, never for a lost link)
-                found = [m for m in self.offering(service, major) if m.state is State.SUSPECT and m.link is not None]
+            standing = self.standing(service, major)
+            found = [m for m in standing if m.state is State.ALIVE and m.health.good]
+            if in_panic(len(found), len(standing)):
+                found = standing
             self._candidates[key] = found
         return found
+
+    def standing(self, service: str, major: int | None) -> list[Member[LinkT]]:
+        """Who could take a call of `service`, well or not: the alive and the suspect whose link stands."""
+        return [
+            m for m in self.offering(service, major)
+            if m.link is not None and (m.state is State.ALIVE or m.state is State.SUSPECT)
+        ]  # fmt: skip
 
     def offering(self, service: str, major: int | None = None) -> list[Member[LinkT]]:
         """Who is known to serve `service`, in whatever state."""
         return [m for m in self._peers.values() if m.hello is not None and offers(m.hello, service, major)]
+
+    # -- health: what calls tell of a peer. These return whether who may take calls has changed.
+
+    def succeeded(self, member: Member[LinkT], started: float, now: float) -> bool:
+        """A call that was sent at `started` was answered, where `member.health.troubled`. (Each success counts up
+        `member.health.successes`, which is the caller's to do.)"""
+        return self._wellness(member, member.health.succeeded(started, now))
+
+    def failed(self, member: Member[LinkT], why: str, started: float, now: float) -> bool:
+        """A call that was sent at `started` failed by the node's doing; why, in words."""
+        return self._wellness(member, member.health.failed(why, started, now))
+
+    def refused(self, member: Member[LinkT], started: float, now: float) -> bool:
+        """A call that was sent at `started` was refused for load."""
+        return self._wellness(member, member.health.refused(started, now))
+
+    def raised(self, member: Member[LinkT], now: float) -> None:
+        """A handler there raised an exception that is no answer."""
+        member.health.raised(now)
+        self._wellness(member, False)
+
+    def probe(self, member: Member[LinkT], now: float) -> None:
+        """A call goes to one that is due."""
+        self._wellness(member, member.health.probe(now))
+
+    def _wellness(self, member: Member[LinkT], changed: bool) -> bool:
+        member.weight = member.capacity * member.health.weight
+        if changed:
+            self._candidates.clear()
+            self._look_odd(member)
+        return changed
+
+    def sheds(self, member: Member[LinkT], level: int, now: float) -> None:
+        """A peer told from which rank on it takes calls (0: all)."""
+        member.level, member.level_until = level, now + LEVEL_LASTS
+        self._look_odd(member)
+
+    def _look_odd(self, member: Member[LinkT]) -> None:
+        odd = member.level or member.health.state is Wellness.DUE
+        if odd and self._peers.get(member.id) is member:
+            self.odd[member] = None
+        else:
+            self.odd.pop(member, None)
 
 
 def offers(hello: Hello, service: str, major: int | None) -> bool:

@@ -20,7 +20,7 @@ MINOR: Final = 0
 # Kinds. 19 to 23 are reserved for streams, 24 to 31 for security.
 HELLO: Final = 1  # [1, major, minor, {fields}]
 REJECT: Final = 2  # [2, code, text]: this link cannot be; the sender forgets it
-CALL: Final = 3  # [3, call, method, remaining ms, arguments, metadata / null, until begun]
+CALL: Final = 3  # [3, call, method, remaining ms, arguments, metadata / null, until begun, rank, attempt, [nodes]]
 REPLY: Final = 4  # [4, call, value, metadata / null]
 ERROR: Final = 5  # [5, call, code, text, ran, {fields} / null]
 CANCEL: Final = 6  # [6, call]

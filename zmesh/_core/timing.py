@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
@@ -145,3 +146,68 @@ class Average:
             self.value = value + (sample - value) * (x / (1.0 + x) if x > _BURST else 0.05)
         self.when = now
         self.samples += 1
+
+
+class Recent:
+    """How many events the last `window` seconds had, to a tenth of the window."""
+
+    SLOTS: Final = 10
+
+    __slots__ = ("_counts", "_latest", "_width")
+
+    def __init__(self, window: float) -> None:
+        self._width = window / self.SLOTS
+        self._counts = [0] * self.SLOTS
+        self._latest = 0  # the slot that time stands in, counted from time 0
+
+    def add(self, now: float) -> None:
+        """One more, now."""
+        self._turn(now)
+        self._counts[self._latest % self.SLOTS] += 1
+
+    def total(self, now: float) -> int:
+        """How many there were."""
+        self._turn(now)
+        return sum(self._counts)
+
+    def clear(self) -> None:
+        """Forget them."""
+        self._counts = [0] * self.SLOTS
+
+    def _turn(self, now: float) -> None:
+        slot = int(now / self._width)
+        if slot - self._latest >= self.SLOTS:
+            self.clear()
+        else:
+            for passed in range(self._latest + 1, slot + 1):
+                self._counts[passed % self.SLOTS] = 0
+        self._latest = max(slot, self._latest)
+
+
+class Growth:
+    """How much a counter has grown in the last `window` seconds.
+
+    For counters on the hot path, which cost an increment there and nothing else: this looks at them when somebody asks.
+    What it did not see it takes for steady: a counter that was last looked at long ago grew evenly since.
+    """
+
+    SPACING: Final = 0.1  # of the window, between two looks that are kept
+
+    __slots__ = ("_looks", "_window")
+
+    def __init__(self, window: float, count: int, now: float) -> None:
+        self._window = window
+        self._looks: deque[tuple[float, int]] = deque([(now, count)])
+
+    def of(self, count: int, now: float) -> float:
+        """The growth, where the counter is now at `count`."""
+        looks, since = self._looks, now - self._window
+        if now - looks[-1][0] >= self._window * self.SPACING:
+            looks.append((now, count))
+        while len(looks) > 1 and looks[1][0] <= since:
+            looks.popleft()
+        when, before = looks[0]
+        if when >= since:
+            return count - before
+        later, after = looks[1] if len(looks) > 1 else (now, count)
+        return count - before - (after - before) * (since - when) / (later - when)
