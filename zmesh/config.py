@@ -53,6 +53,10 @@ class Config:
     drain_grace: float = 10.0
     """How long a drain waits for calls in flight and for callers to let go."""
 
+    stream_grace: float = 2.0
+    """How long a drain lets streams of answers go on that have no deadline. Many have no end either (a sensor's
+    readings): long enough for one that nears its end, short enough for whoever waits behind Ctrl-C."""
+
     ipc: bool = True
     """Whether nodes on one host (same boot, same network namespace) talk over an abstract ipc socket on Linux."""
 

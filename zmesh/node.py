@@ -422,6 +422,7 @@ class Node:
             want=lambda service: hub.dialer.want(service),
             describe=self._describe,
             random=platform.random,
+            stepper=hub.stepper,
             interceptors=self._client_interceptors,
         )
         dialer = Dialer(
@@ -446,6 +447,7 @@ class Node:
                 catch_up=hub.catch_up,
                 node=self,
                 name=self._name,
+                stepper=hub.stepper,
                 interceptors=self._server_interceptors,
             )
         hub.start(client, dialer, server)
