@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from zmesh._core.messages import Hello, Message
 from zmesh._core.wire import decode
 from zmesh._link import Link
 from zmesh._transport import Frame, Sent
+from zmesh._waiter import Stepper
 from zmesh.config import Config
 
 SERVER_ID = bytes.fromhex("5353535353535353a1a2a3a4a5a6a7a8")
@@ -47,6 +49,10 @@ class FakeOwner:
         self.identity = Hello(id=SERVER_ID, name="greeter-1", mesh="default")
         self.tag = m.tag_of(SERVER_ID)
         self.events: list[tuple[Any, ...]] = []
+
+    @functools.cached_property
+    def stepper(self) -> Stepper:
+        return Stepper(asyncio.get_running_loop())
 
     def hello(self, expects: bytes | None) -> Hello:
         return self.identity

@@ -150,8 +150,8 @@ class Stream:
         return self.advance(None, resume=True)
 
     def end(self, items: int) -> None:
-        if items != self.received % WRAP:
-            return self.fail("items are missing")
+        if items != self.received % WRAP or self.ended:
+            return self.fail("an end out of place")
         self.ended = True
         return self.advance(None, resume=True)
 

@@ -45,8 +45,12 @@ class Front(zmesh.Service):
         return [zmesh.context().priority, await crunch.crunch(), await crunch.crunch()]
 
 
+def hub_of(host: Host) -> Any:
+    return host.node._hub
+
+
 def server_of(host: Host) -> Any:
-    return host.node._hub.server  # type: ignore[attr-defined,union-attr]
+    return hub_of(host).server
 
 
 class Load:
@@ -154,19 +158,44 @@ async def test_callers_hold_back_what_would_be_refused(mesh: Mesh) -> None:
     assert server_of(host).refused < held_back / 3  # most of it never left
 
 
+def overload(host: Host, now: float) -> None:
+    """Let it take no calls of plain handlers but those of priority 9."""
+    slots = server_of(host)._slots
+    admission = slots.admission
+    admission.level, admission.free, admission._share = 9 * 128, 0, 0.1
+    admission.standing, admission._start = True, now
+    slots.waiting.append(asyncio.get_running_loop().create_future())
+
+
+@pytest.mark.parametrize("retries", [True, False])
 @zmesh.testing.simulated()
-async def test_the_error_says_so(mesh: Mesh) -> None:
+async def test_who_is_refused_for_its_rank_is_told_at_once(mesh: Mesh, retries: bool) -> None:
     host, load = await loaded(mesh)
-    admission = server_of(host)._slots.admission
-    admission.level, admission.free, admission._share = 700, 0, 0.5
-    admission.standing, admission._start = True, mesh.now
-    server_of(host)._slots.waiting.append(asyncio.get_running_loop().create_future())
+    overload(host, mesh.now)
+    while not retries and hub_of(load.client).client.judge.budget("Crunch").retry(mesh.now):
+        pass
+    began = mesh.now
     with pytest.raises(zmesh.ResourceExhausted) as caught:
-        await load.client.run(load.crunch.options(priority=3, timeout=1.0).crunch())
+        await load.client.run(load.crunch.options(priority=3).crunch())
+    assert mesh.now - began < 0.02
     assert caught.value.message == (
         "Crunch.crunch was held back here: 'host-1' is overloaded; of priority 3 only a part is taken"
     )
     assert not caught.value.may_have_run
+
+
+@zmesh.testing.simulated()
+async def test_calls_go_to_who_takes_them(mesh: Mesh) -> None:
+    host, load = await loaded(mesh)
+    other = await mesh.start(Crunch(), name="other")
+    await asyncio.sleep(1)
+    overload(host, mesh.now)
+    for _ in range(20):
+        await load.one({"timeout": 1.0})
+        await load.one({"timeout": 1.0})
+    assert not load.failed
+    assert server_of(host).refused < 20  # hardly more than one, and that was tried elsewhere
+    assert server_of(other).refused == 0
 
 
 @zmesh.testing.simulated()
@@ -190,6 +219,18 @@ async def test_the_node_still_tells_how_it_is(mesh: Mesh) -> None:
     (one,) = stats.values()
     assert one["refused"] == server_of(host).refused > 0
     await load.end()
+
+
+@zmesh.testing.simulated()
+async def test_what_is_asked_of_the_node_itself_is_never_refused(mesh: Mesh) -> None:
+    host, load = await loaded(mesh)
+    server = server_of(host)
+    lane = server._lane
+    lane.level, lane.free, lane._share, lane.standing, lane._start = 9 * 128, -1, 0.1, True, mesh.now
+    refused: list[object] = []
+    server._turned_away = lambda *call: refused.append(call)
+    assert len(await load.client.run(load.client.node.client("Crunch").stats())) == 1
+    assert not refused
 
 
 @zmesh.testing.simulated()
@@ -323,7 +364,7 @@ async def slots_in_order(*, newest_first: bool) -> list[int]:
     tasks[3].cancel()
     slots.release()
     await asyncio.sleep(0)
-    for _ in range(5):  # the last two are two more than were taken out
+    for _ in range(4):
         slots.release()
         await asyncio.sleep(0)
     assert not slots.waiting

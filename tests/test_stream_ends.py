@@ -345,7 +345,6 @@ async def test_an_iterator_that_is_no_generator_ends_with_stop_async_iteration(m
     at_rest(server, caller)
 
 
-@pytest.mark.xfail(strict=True, reason="the task that sends arguments ends, and the call waits for ever")
 @pytest.mark.parametrize(
     ("error", "where"),
     [
@@ -368,7 +367,6 @@ async def test_whatever_a_source_raises_ends_the_call(mesh: Mesh, error: BaseExc
     at_rest(server, caller)
 
 
-@pytest.mark.xfail(strict=True, reason="the task that sends arguments ends, and the call waits for ever")
 @zmesh.testing.simulated()
 async def test_a_source_that_awaits_what_was_cancelled_ends_the_call(mesh: Mesh) -> None:
     server, caller, client = await pair(mesh, Streams())
@@ -383,11 +381,82 @@ async def test_a_source_that_awaits_what_was_cancelled_ends_the_call(mesh: Mesh)
     helper.cancel()
     done, _ = await asyncio.wait([call], timeout=60)
     assert done
+    with pytest.raises(zmesh.Cancelled, match=r"Streams\.total: its stream of arguments was cancelled"):
+        await call
     await asyncio.sleep(ROUND_TRIP)
     at_rest(server, caller)
 
 
-@pytest.mark.xfail(strict=True, reason="a source that was begun with is left open where the call is never sent")
+@zmesh.testing.simulated()
+async def test_a_source_that_fails_takes_its_time_to_close(mesh: Mesh) -> None:
+    class Slow:
+        closed = False
+
+        def __aiter__(self) -> Slow:
+            return self
+
+        async def __anext__(self) -> int:
+            raise KeyError("mine")
+
+        async def aclose(self) -> None:
+            await asyncio.sleep(1)
+            self.closed = True
+
+    server, caller, client = await pair(mesh, Streams())
+    source = Slow()
+    with pytest.raises(KeyError, match="mine"):
+        await caller.run(client.total(source))
+    await asyncio.sleep(2)
+    assert source.closed
+    at_rest(server, caller)
+
+
+@pytest.mark.parametrize("turns", range(5))
+@zmesh.testing.simulated()
+async def test_a_source_is_closed_however_soon_its_call_is_cancelled(mesh: Mesh, turns: int) -> None:
+    server, caller, client = await pair(mesh, Streams())
+    source = Source(5)
+
+    async def main() -> None:
+        numbers = source()
+        assert await anext(numbers) == 0
+        call = asyncio.create_task(client.total(numbers))
+        await asyncio.sleep(0)  # it begins
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+        await asyncio.sleep(ROUND_TRIP)
+        assert source.closed == 1
+
+    await caller.run(main())
+    at_rest(server, caller)
+
+
+@zmesh.testing.simulated()
+async def test_a_source_is_closed_though_the_other_arguments_are_refused_at_once(mesh: Mesh) -> None:
+    class Both(zmesh.Service):
+        @zmesh.rpc
+        async def total(self, blob: bytes, numbers: AsyncIterator[int]) -> int:
+            return 0
+
+    server = await mesh.start(Both(), config=zmesh.Config(max_message=50_000))
+    caller = await mesh.start()
+    source = Source(5)
+
+    async def main() -> None:
+        await caller.node.discover(expect=1)
+        numbers = source()
+        assert await anext(numbers) == 0
+        with pytest.raises(zmesh.InvalidArgument, match="takes 50000: split it"):
+            await caller.node.client(Both).total(bytes(60_000), numbers)
+        await asyncio.sleep(ROUND_TRIP)
+        assert source.closed == 1
+
+    await caller.run(main())
+    at_rest(server, caller)
+
+
 @zmesh.testing.simulated()
 async def test_a_source_is_closed_though_the_call_was_never_sent(mesh: Mesh) -> None:
     _, caller, client = await pair(mesh, Streams())

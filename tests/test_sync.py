@@ -75,6 +75,21 @@ class Greeter(zmesh.Service):
         return answer
 
     @zmesh.rpc
+    async def left(self) -> float:
+        return zmesh.context().remaining
+
+    @zmesh.rpc
+    async def left_of_stream(self) -> AsyncIterator[float]:
+        yield zmesh.context().remaining
+        yield zmesh.context().remaining
+
+    @zmesh.rpc
+    def left_behind_a_thread(self) -> list[float]:
+        assert self.mesh is not None
+        client = self.mesh.client(Greeter)
+        return [client.left(), client.options(timeout=100).left(), *client.left_of_stream()]
+
+    @zmesh.rpc
     async def ask_on_the_loop(self) -> str:
         assert self.own is not None
         with pytest.raises(RuntimeError) as refused:
@@ -323,7 +338,7 @@ def test_an_error_keeps_its_type_and_tells_where(mesh: zmesh.Mesh) -> None:
         assert (error.details, error.node, error.may_have_run) == ({"key": "spoon"}, "server", True)
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
         assert files[0] == __file__
-        assert files[-1].endswith("_client.py")  # where it came to light
+        assert files[-1].endswith("_waiter.py")  # where it came to light
         assert len(files) < 10
     with zmesh.connect(config=zmesh.Config(patience=0.05), **LOCAL) as alone:
         clock = alone.client("Clock")
@@ -381,6 +396,12 @@ def test_many_threads_get_their_own_answers(mesh: zmesh.Mesh) -> None:
 
 def test_a_plain_handler_may_call(mesh: zmesh.Mesh) -> None:
     assert mesh.client(Greeter).ask_in_thread("World") == "Hello, World!"
+
+
+def test_what_a_plain_handler_calls_inherits_its_deadline(mesh: zmesh.Mesh) -> None:
+    left = mesh.client(Greeter).options(timeout=SECONDS).left_behind_a_thread()
+    assert len(left) == 4
+    assert max(left) <= SECONDS  # not the 100 s that it asks for, and no stream without an end
 
 
 def test_in_a_handler_on_the_loop_it_is_an_error_and_no_deadlock(mesh: zmesh.Mesh) -> None:

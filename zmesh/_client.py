@@ -31,6 +31,7 @@ from ._judge import Judge
 from ._link import Attempt, Link
 from ._platform import clock_of
 from ._streams import Outlet
+from ._waiter import Stepper, Waiter
 from .config import Config
 from .context import current, inheritance
 from .errors import (
@@ -82,7 +83,7 @@ class Outgoing(Call[Any]):
     What most calls never need is only on the class: setting it at each call costs more than all else here.
     """
 
-    future: asyncio.Future[Message]
+    future: Waiter | asyncio.Future[Message]  # asyncio's where more than the caller is told of its end
     deadline: float
     selection: Selection | None = None  # which of those that offer the service may take it
     hedge_after: float | str | None = None  # seconds without an answer, or of which percentile, until it is hedged
@@ -138,6 +139,10 @@ class Outgoing(Call[Any]):
         """The peer took items of the arguments. Raises ProtocolError where there are none."""
         raise ProtocolError(f"credit for {self.target.path}, which takes no stream")
 
+    def unsendable(self, why: str) -> None:
+        """An item of its arguments cannot leave."""
+        self.client.item_refused(self, why)
+
     def lost(self, attempt: Attempt) -> RpcError:
         """The error where its stream had begun on a peer that is gone."""
         raise NotImplementedError
@@ -156,6 +161,7 @@ class Client:
         want: Callable[[str, bool], None],
         describe: Callable[[str], str],
         random: random.Random,
+        stepper: Stepper,
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """want: told of a service that is called while nobody is known to take its calls, and whether all who offer it
@@ -172,6 +178,7 @@ class Client:
         self._want = want
         self._describe = describe
         self._random = random
+        self._stepper = stepper
         self.judge = Judge(members, random, self._time)
         self.interceptors = interceptors
         self._parked: dict[Outgoing, None] = {}  # calls that wait for a peer
@@ -183,20 +190,23 @@ class Client:
 
     async def perform(self, call: Outgoing, timeout: float) -> Any:
         """Send a call and wait for its answer. Raises RpcError; on any way out nothing of the call is left behind."""
+        # How long a hedged call takes is measured, too: asyncio's own future tells more than one.
+        call.future = Waiter(self._stepper) if call.hedge_after is None else self._loop.create_future()
         bucket = self.begin(call, timeout)
         try:
-            message = await call.future
+            message: Any = await call.future
         finally:
             bucket.pop(call, None)
             if call.attempts or call.avoid or call.patience is not None:
                 self.forget(call)
         call.node = call.link.remote.name  # type: ignore[union-attr]
         if message[3]:
-            call.metadata = message[3]  # type: ignore[assignment]
+            call.metadata = message[3]
         return call.target.load(message[2])
 
     def begin(self, call: Outgoing, timeout: float) -> dict[Callable[[], None], float]:
-        """Put a call on its way; the bucket that its deadline waits in. Whoever waits for it calls `forget` at last."""
+        """Put a call, which has its future, on its way; the bucket that its deadline waits in. Whoever waits for it
+        calls `forget` at last."""
         if self.closed is not None:
             raise type(self.closed)(self.closed.message, may_have_run=False)
         now = self._time()
@@ -209,7 +219,6 @@ class Client:
                 call.rank = inherited[1] if own is None else rank_of(own // LOTS, inherited[1])
                 call.marked = True
         call.deadline = deadline
-        call.future = self._loop.create_future()
         bucket = self._deadlines.add(deadline, call, now)
         call.target.budget.calls += 1
         self._start(call, now)
@@ -302,11 +311,14 @@ class Client:
             self.settle(call, InvalidArgument(f"{call.target.path}: {error}", may_have_run=False))
             return
         call.attempts = [*call.attempts, attempt] if call.attempts else (attempt,)
-        if call.outlet is not None:
-            call.outlet.attach(attempt.link, attempt.sequence & m.LIMIT)
         call.tries += 1
         member.in_flight += 1
         member.called_at = now
+        if call.outlet is not None:
+            try:
+                call.outlet.attach(attempt.link, attempt.sequence & m.LIMIT)
+            except (TypeError, ValueError) as error:  # sent to an earlier peer, and this one does not take it
+                self.item_refused(call, error)
 
     def _park(self, call: Outgoing) -> None:
         """Wait for a peer, or for the back-off to pass where all who could take it refused."""
@@ -376,6 +388,10 @@ class Client:
         for other in others:
             self._abandon(other)
 
+    def item_refused(self, call: Outgoing, why: object) -> None:
+        """An item of a call's arguments cannot be sent."""
+        self.settle(call, InvalidArgument(f"{call.target.path}: an item of its arguments: {why}"))
+
     def settle(self, call: Outgoing, error: RpcError) -> None:
         if not call.future.done():
             call.future.set_exception(error)
@@ -383,8 +399,8 @@ class Client:
     # -- what links and timers tell
 
     def expired(self, call: Outgoing) -> None:
-        """A call's deadline has passed."""
-        if call.future.done():
+        """A call's deadline has passed; unless that was taken away, or put off, in the last moment."""
+        if call.future.done() or self._time() < call.deadline:
             return
         ran = call.may_have_run or any(attempt.sequence <= attempt.link.flushed for attempt in call.attempts)
         if call.attempts:
@@ -482,7 +498,7 @@ class Client:
         if call.future.done():
             return
         if self.closed is not None:
-            ran = call.may_have_run or verdict is Verdict.UNKNOWN
+            ran = call.may_have_run or verdict in (Verdict.UNKNOWN, Verdict.BROKEN)
             self.settle(call, Cancelled(self.closed.message, may_have_run=ran))
             return
         if verdict is Verdict.BROKEN:

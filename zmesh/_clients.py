@@ -8,16 +8,18 @@ import math
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from . import _introspection
+from ._answers import AnswerStream, DeferredStream
 from ._call import NO_METADATA, Call, Stream
 from ._client import Client, Outgoing, Target
 from ._core.admission import PRIORITIES
 from ._core.budget import percentile_of
 from ._core.selection import Named, Selection, Sticky
 from ._link import Link, Stage
-from ._stream_calls import AnswerStream, StreamCall
+from ._stream_calls import StreamCall
 from ._values import dump_untyped, load_untyped
 from .errors import InvalidArgument
 from .interceptors import InterceptedCall, around
@@ -116,7 +118,7 @@ class Options:
                 )
             else:
                 rest = dict(call.arguments)
-                items = None if stream_parameter is None else rest.pop(stream_parameter, None)
+                items = _items_of(rest, stream_parameter, target.path)
                 sent = options.streaming(client, target, rest, items, dump_item, kind != "client_stream")
             inner.append(sent)
             return sent if isinstance(sent, Stream) else await sent
@@ -160,16 +162,14 @@ class Options:
         return AnswerStream(call) if answers_stream else call
 
 
-class InterceptedStream(Stream[Any]):
+class InterceptedStream(DeferredStream):
     """A stream of answers with interceptors around its call."""
 
-    __slots__ = ("_closed", "_inner", "_items", "_open")
+    __slots__ = ("_inner",)
 
     def __init__(self, open: Callable[[], Awaitable[AsyncIterator[Any]]], inner: list[Any]) -> None:
-        self._open = open
+        super().__init__(open)
         self._inner = inner
-        self._items: AsyncIterator[Any] | None = None
-        self._closed = False
 
     @property
     def metadata(self) -> Mapping[str, str | bytes]:
@@ -178,19 +178,6 @@ class InterceptedStream(Stream[Any]):
     @property
     def node(self) -> str | None:
         return self._inner[-1].node if self._inner else None
-
-    async def __anext__(self) -> Any:
-        if self._closed:
-            raise StopAsyncIteration
-        if self._items is None:
-            self._items = aiter(await self._open())
-        return await anext(self._items)
-
-    async def aclose(self) -> None:
-        self._closed = True
-        close = getattr(self._items, "aclose", None)
-        if close is not None:
-            await close()
 
 
 class OverLink:
@@ -243,7 +230,7 @@ class TypedCaller:
 
             def stream(*args: object, **kwargs: object) -> Call[Any] | Stream[Any]:
                 arguments = bind(*args, **kwargs)
-                items: Any = None if method.stream_parameter is None else arguments.pop(method.stream_parameter, None)
+                items = _items_of(arguments, method.stream_parameter, method.path)
                 return options.streaming(client, target, arguments, items, method.dump_item, method.answers_stream)
 
             return stream
@@ -345,6 +332,8 @@ class DynamicClient:
         client.want(self._service)
         deadline = loop.time() + client.timeout(options.timeout)
         known = await self._method(name, deadline)
+        if options.timeout is not None:
+            options = dataclasses.replace(options, timeout=deadline - loop.time())
         path = f"{self._service}.{name}"
         budget = client.judge.budget(self._service)
         target = Target(self._service, None, path, known.idempotent, True, load_untyped, budget)
@@ -357,12 +346,19 @@ class DynamicClient:
         answers_stream = known.kind in ("server_stream", "bidi")
         return options.streaming(client, target, dump_untyped(arguments), items, dump_untyped, answers_stream)
 
+    async def _open_stream(self, name: str, arguments: list[Any] | dict[str, Any]) -> Stream[Any]:
+        call = await self._open(name, arguments)
+        if not isinstance(call, Stream):
+            call.close()
+            raise TypeError(f"{self._service}.{name} answers one value: await the call")
+        return call
+
     def __repr__(self) -> str:
         return f"<client of {self._service!r}, by name>"
 
 
 def _items_of(arguments: list[Any] | dict[str, Any], parameter: str | None, path: str) -> AsyncIterable[Any] | None:
-    """Take the stream out of the arguments of a call by name."""
+    """Take the stream out of the arguments of a call; None where there is none to be."""
     if parameter is None:
         return None
     if isinstance(arguments, dict):
@@ -381,7 +377,7 @@ class DynamicCall(Call[Any]):
     """A call by name: awaited where the method answers one value, iterated over where it answers a stream (which is
     known once a node has told; awaiting such a call gives its stream)."""
 
-    __slots__ = ("_arguments", "_begun", "_client", "_iterated", "_name", "_stream")
+    __slots__ = ("_arguments", "_begun", "_client", "_name", "_stream", "_used")
 
     def __init__(self, client: DynamicClient, name: str, arguments: list[Any] | dict[str, Any]) -> None:
         self.metadata = NO_METADATA
@@ -390,13 +386,13 @@ class DynamicCall(Call[Any]):
         self._name = name
         self._arguments = arguments
         self._begun: Coroutine[Any, Any, Any] | None = None
-        self._iterated = False
+        self._used = False
         self._stream: Stream[Any] | None = None
 
     @property
     def _coroutine(self) -> Coroutine[Any, Any, Any]:  # type: ignore[override]
         if self._begun is None:
-            self._begun = self._perform()
+            self._begun, self._used = self._perform(), True
         return self._begun
 
     async def _perform(self) -> Any:
@@ -412,26 +408,35 @@ class DynamicCall(Call[Any]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
+    def _as_stream(self) -> Stream[Any]:
+        self._used = True
         if self._stream is None:
-            self._iterated = True
-            call = await self._client._open(self._name, self._arguments)
-            if not isinstance(call, Stream):
-                call.close()
-                raise TypeError(f"{self._client._service}.{self._name} answers one value: await the call")
-            self._stream = call
+            client, name, arguments = self._client, self._name, self._arguments  # without this, which closes it
+            self._stream = DeferredStream(lambda: client._open_stream(name, arguments))
+        return self._stream
+
+    async def __anext__(self) -> Any:
+        stream = self._as_stream()
         try:
-            return await anext(self._stream)
+            return await anext(stream)
         except StopAsyncIteration:
-            self.node, self.metadata = self._stream.node, self._stream.metadata
+            self.node, self.metadata = stream.node, stream.metadata
             raise
 
     async def aclose(self) -> None:
         """Take no more items."""
-        if self._stream is not None:
-            await self._stream.aclose()
+        await self._as_stream().aclose()
+
+    async def __aenter__(self) -> Self:
+        self._used = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
     def __del__(self) -> None:
-        if self._begun is None and not self._iterated:
+        if not self._used:
             text = f"call of {self._client._service}.{self._name} was neither awaited nor iterated over"
             warnings.warn(text, RuntimeWarning, stacklevel=2, source=self)

@@ -19,6 +19,7 @@ from ._link import Attempt, Link, Stage
 from ._platform import clock_of
 from ._server import Server
 from ._transport import Channel, Transport
+from ._waiter import Stepper
 from .config import Config
 from .errors import Code
 
@@ -50,6 +51,7 @@ class Hub:
         self._jitter = jitter
         self._loop = asyncio.get_running_loop()
         self._time = clock_of(self._loop)
+        self.stepper = Stepper(self._loop)
         self._accepted: dict[Link, None] = {}
         self._muted: deque[Link] = deque()
         self._deadline_timer: asyncio.TimerHandle | None = None

@@ -163,6 +163,7 @@ class Judge:
         latencies = self._latencies.get(path)
         if latencies is None:
             latencies = self._latencies[path] = Latencies()
+        assert isinstance(call.future, asyncio.Future)
         call.future.add_done_callback(partial(self._took, latencies, now))
         delay = latencies.percentile(percentile_of(percentile))
         return None if delay is None else max(delay, _LEAST_DELAY)

@@ -20,6 +20,7 @@ from ._core.wire import decode
 from ._outbox import Outbox
 from ._platform import clock_of
 from ._transport import Channel, Frame
+from ._waiter import Stepper
 from .config import Config
 from .errors import Code
 
@@ -34,6 +35,7 @@ _log = logging.getLogger("zmesh.link")
 
 _ORDINARY: Final = (Code.UNAVAILABLE, Code.NOT_FOUND, Code.ALREADY_EXISTS)  # rejections that mean no harm
 _REPORT_EVERY: Final = 0.005  # seconds: as fresh as balancing can use, and no cost to each of many small answers
+_USUAL: Final = (4, 6)  # fields of a REPLY and of a CALL
 _GREETING: Final = 64 * 1024  # bytes of an envelope before HELLO: a stranger does not make us decode more
 
 
@@ -44,6 +46,9 @@ class Stage(enum.Enum):
     OPEN = "open"
     LEAVING = "leaving"  # one side drains: no new calls from the other
     CLOSED = "closed"
+
+
+_CLOSED: Final = Stage.CLOSED  # a member of an enumeration, looked up once and not at every message
 
 
 class Attempt(NamedTuple):
@@ -65,6 +70,7 @@ class LinkOwner(Protocol):
 
     config: Config
     tag: int
+    stepper: Stepper
     reply_received: Callable[[Link, Attempt, Message, float], None]
     """The REPLY or ERROR to an attempt, which is no longer in `link.pending`, and the time."""
     call_received: Callable[[Link, Message, int, float], None]
@@ -264,7 +270,7 @@ class Link:
         self._send_hello()
 
     def received(self, frames: list[Frame]) -> None:
-        if self._over:  # a stranger that was refused and goes on: said once, not read again
+        if self.stage is _CLOSED:  # a stranger that was refused and goes on: said once, not read again
             return
         now = self._time()
         if self.remote is None and (len(frames) > 1 or len(frames[0]) > _GREETING):
@@ -275,44 +281,87 @@ class Link:
         except ProtocolError as error:
             self._violation(str(error))
             return
-        if to != self._owner.tag and (to or self.stage is not Stage.CONNECTING):
-            self._violation(f"an envelope for another incarnation ({to:08x}, this is {self._owner.tag:08x})")
+        owner = self._owner
+        if to != owner.tag and (to or self.stage is not Stage.CONNECTING):
+            self._violation(f"an envelope for another incarnation ({to:08x}, this is {owner.tag:08x})")
             return
-        milliseconds = int(now * 1000)
-        waited = self._queue_clock.waited(clock, milliseconds)
+        waited = self._queue_clock.waited(clock, int(now * 1000))
         self._heard = now
         if self.suspected:
             self.suspected = False
-            self._owner.link_heard(self)
-        pending, owner, check = self.pending, self._owner, m.check
-        message: Any
-        for message in messages:
+            owner.link_heard(self)
+        # All of the envelope is handled before the tasks that it wakes go on; then, at once, what they send leaves.
+        stepper, outbox = owner.stepper, self._outbox
+        stepper.gathering = True
+        outbox.hold()
+        try:
+            self._handle(messages, waited, now)
+        finally:
             try:
-                kind = check(message)
-            except ProtocolError as error:
-                if self.remote is None:
-                    self._violation(str(error))
-                    return
-                self._bad_message(message, str(error))
-                continue
-            if self.remote is None and kind not in (m.HELLO, m.REJECT):
-                self._violation(f"message kind {kind} before HELLO")
-            elif kind == m.REPLY or kind == m.ERROR:
-                attempt = pending.pop(message[1], None)
-                if attempt is not None:  # else we gave it up
-                    owner.reply_received(self, attempt, message, now)
-            elif kind == m.CALL:
-                if self._said_goodbye:  # which promised that this one does not run
-                    continue
-                self._last_received = message[1]
-                owner.call_received(self, message, waited, now)
-            elif kind == m.ITEM or kind == m.CREDIT or kind == m.END:
-                self._stream_received(kind, message)
-            else:
-                self._control(kind, message)
-            if self.stage is Stage.CLOSED:
+                stepper.step()
+            finally:
+                outbox.release()
+
+    def _handle(self, messages: list[Any], waited: int, now: float) -> None:
+        """Messages of one envelope, which stood `waited` ms in queues."""
+        owner = self._owner
+        met = self.remote is not None
+        for message in messages:
+            if met and type(message) is list and (fields := len(message)) in _USUAL and message[-1] is None:
+                # The two that there are many of, in their usual form: as `check` has it, without the call.
+                kind, number = message[0], message[1]
+                if type(kind) is int and type(number) is int:
+                    if kind == m.REPLY and fields == 4:
+                        attempt = self.pending.pop(number, None)
+                        if attempt is not None:
+                            owner.reply_received(self, attempt, message, now)
+                        continue
+                    if (
+                        kind == m.CALL
+                        and fields == 6
+                        and type(message[2]) is str
+                        and type(message[3]) is int
+                        and 0 <= message[3] <= LIMIT
+                        and 0 <= number <= LIMIT
+                        and type(message[4]) in m.ARGUMENT_TYPES
+                    ):
+                        self._call_received(message, waited, now)
+                        continue
+            self._handle_any(message, waited, now)
+            if self.stage is _CLOSED:
                 return
-        self._outbox.flush_soon()  # behind the tasks that these messages woke: what they send leaves as they run
+            met = self.remote is not None
+
+    def _handle_any(self, message: Any, waited: int, now: float) -> None:
+        """One message of whatever kind and form."""
+        try:
+            kind = m.check(message)
+        except ProtocolError as error:
+            if self.remote is None:
+                self._violation(str(error))
+            else:
+                self._bad_message(message, str(error))
+            return
+        if self.remote is None and kind not in (m.HELLO, m.REJECT):
+            self._violation(f"message kind {kind} before HELLO")
+        elif kind == m.REPLY or kind == m.ERROR:
+            self._answer_received(message, now)
+        elif kind == m.CALL:
+            self._call_received(message, waited, now)
+        elif kind == m.ITEM or kind == m.CREDIT or kind == m.END:
+            self._stream_received(kind, message)
+        else:
+            self._control(kind, message)
+
+    def _answer_received(self, message: Any, now: float) -> None:
+        attempt = self.pending.pop(message[1], None)
+        if attempt is not None:  # else we gave it up
+            self._owner.reply_received(self, attempt, message, now)
+
+    def _call_received(self, message: Any, waited: int, now: float) -> None:
+        if not self._said_goodbye:  # which promised that this one does not run
+            self._last_received = message[1]
+            self._owner.call_received(self, message, waited, now)
 
     def closed(self, reason: str) -> None:
         self._end(reason)
@@ -446,6 +495,15 @@ class Link:
                 self._loop.call_soon(self._owner.reply_received, self, attempt, error, self._time())
         elif message[0] == m.REPLY:
             self.fail(number, Code.INTERNAL, f"the result {why}", ran=True)
+        elif message[0] == m.ITEM and message[2]:
+            running, text = self.running.get(number), f"item {message[3]} of the answer {why}"
+            if running is not None:
+                running.unsendable(text)
+            else:  # its REPLY was on the same page, and is not sent
+                self.fail(number, Code.INTERNAL, text, ran=True)
+        elif message[0] == m.ITEM:
+            if number in self.pending:
+                self.pending[number].call.unsendable(f"number {message[3]} {why}")
         elif message[0] == m.ERROR and message[5] is not None:
             self.post([*message[:3], f"{message[3]} (its details were left out: the error {why})", message[4], None])
         else:
@@ -500,13 +558,18 @@ class Link:
             return  # not even comparable: a numpy array stands where the kind should
         if kind == m.CALL and not self._said_goodbye:
             self.fail(number, Code.INVALID_ARGUMENT, f"malformed CALL: {why}"[:500], ran=False)
-        elif kind in (m.REPLY, m.ERROR) or (kind in (m.ITEM, m.CREDIT) and message[2:3] == [kind == m.ITEM]):
-            if number in self.pending:
-                if kind not in (m.REPLY, m.ERROR):
-                    self.post([m.CANCEL, number])
-                answer: Message = [m.ERROR, number, Code.INTERNAL, f"the answer was malformed: {why}"[:500], True, None]
-                self._owner.reply_received(self, self.pending.pop(number), answer, self._time())
-        elif kind in (m.ITEM, m.CREDIT, m.END) and number in self.running:
+        direction = message[2] if len(message) > 2 else None  # what says neither may have been for either
+        ours = kind in (m.REPLY, m.ERROR)
+        if number in self.pending and (
+            ours or (kind == m.ITEM and direction is not False) or (kind == m.CREDIT and direction is not True)
+        ):
+            if not ours:
+                self.post([m.CANCEL, number])
+            answer: Message = [m.ERROR, number, Code.INTERNAL, f"the answer was malformed: {why}"[:500], True, None]
+            self._owner.reply_received(self, self.pending.pop(number), answer, self._time())
+        if number in self.running and (
+            kind == m.END or (kind == m.ITEM and direction is not True) or (kind == m.CREDIT and direction is not False)
+        ):
             self.running[number].broken(f"malformed stream: {why}"[:500])
 
     def _complain(self, text: str) -> None:

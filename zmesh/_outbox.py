@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from ._core.messages import LIMIT, Message
+from ._core.messages import END, ERROR, ITEM, LIMIT, REPLY, Message
 from ._core.wire import encode, externalize, frames_of, is_plain
 from ._platform import clock_of
 from ._transport import Frame, Sent
@@ -19,6 +19,7 @@ __all__ = ["Outbox"]
 
 _PAGE_MESSAGES: Final = 32  # enough to share an envelope's costs, few enough that both ends work at the same time
 _PAGE_FRAMES: Final = 64  # large values behind it
+_TAKEN: Final = Sent.TAKEN
 _RETRY_FULL: Final = 0.005  # seconds until a full queue is tried again
 
 
@@ -35,6 +36,7 @@ class Outbox:
         self._frames: list[Frame] = []
         self._pages: deque[tuple[list[Frame], int]] = deque()  # encoded, not yet taken by the transport
         self._blocked = False
+        self._armed = False  # whether a flush is sure to come
         self._handle: asyncio.Handle | None = None
         self._closed = False
 
@@ -44,11 +46,12 @@ class Outbox:
             return
         messages = self._messages
         messages.append(message)
-        if self._handle is None:
+        if not self._armed:
+            self._armed = True
             self._handle = self._loop.call_soon(self._flush)
         if len(messages) >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
             self._turn_page()
-            if not self._blocked:
+            if self._pages and not self._blocked:
                 self._send()
 
     def externalize(self, value: object) -> object:
@@ -73,10 +76,14 @@ class Outbox:
             raise
         return value
 
-    def flush_soon(self) -> None:
-        """Flush at the end of what the loop has ready now."""
-        if self._handle is None and not self._closed:
-            self._handle = self._loop.call_soon(self._flush)
+    def hold(self) -> None:
+        """Until `release`, what is posted waits for it."""
+        self._armed = True
+
+    def release(self) -> None:
+        """Send everything that was posted, as far as the transport takes it."""
+        if self._handle is None:
+            self._flush()
 
     def flush(self) -> None:
         """Send everything now, as far as the transport takes it."""
@@ -86,8 +93,12 @@ class Outbox:
 
     def _flush(self) -> None:
         self._handle = None
-        if not self._closed and self._link.channel is not None:
+        self._armed = False
+        if self._closed or self._link.channel is None:
+            return
+        if self._messages or self._link.owes_report:
             self._turn_page()
+        if self._pages:
             self._send()
 
     def close(self) -> None:
@@ -99,6 +110,7 @@ class Outbox:
             self._handle = None
 
     def _turn_page(self) -> None:
+        """Encode what was posted, and send it, unless others wait before it."""
         link, now = self._link, self._time()
         if link.owes_report:
             report = link.report_due(now)
@@ -107,20 +119,44 @@ class Outbox:
         messages, frames = self._messages, self._frames
         if not messages:
             return
-        self._messages, self._frames = [], []
+        self._messages = []
         clock = int(now * 1000) & LIMIT
+        formless: list[tuple[Message, str]] = []  # with a value that CBOR does not carry
+        too_long: list[tuple[Message, str]] = []
         try:
             envelope = encode(link.to, clock, messages)
         except (TypeError, ValueError):
-            envelope = encode(link.to, clock, self._encodable(messages))
-        if len(envelope) <= link.limit:
-            self._pages.append(([envelope, *frames], link.sequence))
+            messages = self._encodable(messages, formless)
+            envelope = encode(link.to, clock, messages)
+        page: list[Frame] = [envelope]
+        if frames:
+            self._frames = []
+            page += frames
+        if len(envelope) > link.limit:
+            self._split(clock, messages, frames, too_long)
+        elif self._pages or link.channel is None or link.channel.send(page) is not _TAKEN:
+            self._pages.append((page, link.sequence))
         else:
-            self._split(clock, messages, frames)
+            self.flushed = link.sequence
+        if too_long or formless:
+            self._refuse([*too_long, *formless])
 
-    def _split(self, clock: int, messages: list[Message], frames: list[Frame]) -> None:
-        """Several envelopes where one is too long for the peer. Their frames keep their numbers: others are empty."""
-        messages = self._encodable(messages)
+    def _refuse(self, refused: list[tuple[Message, str]]) -> None:
+        """Say what does not leave, behind the page: what is said of it follows what is in it."""
+        for place, (message, why) in enumerate(refused):
+            if not _follows(message, refused[:place]):
+                self._link.unsendable(message, why)
+
+    def _split(
+        self, clock: int, messages: list[Message], frames: list[Frame], refused: list[tuple[Message, str]]
+    ) -> None:
+        """Several envelopes where one is too long for the peer. Their frames keep their numbers: others are empty.
+
+        refused: what stood before them on the page and does not leave; to it is added what is too long by itself.
+        """
+        messages = [message for message in messages if not _follows(message, refused)]
+        if not messages:
+            return
         envelope = encode(self._link.to, clock, messages)
         if len(envelope) <= self._link.limit:
             used = frames_of(messages)
@@ -130,19 +166,23 @@ class Outbox:
             self._pages.append(([envelope, *needed], self._link.sequence))
         elif len(messages) == 1:
             why = f"is {len(envelope)} bytes; {self._link.label} takes {self._link.limit}: send large values as bytes"
-            self._link.unsendable(messages[0], why)
+            refused.append((messages[0], why))
         else:
             middle = len(messages) // 2
-            self._split(clock, messages[:middle], frames)
-            self._split(clock, messages[middle:], frames)
+            self._split(clock, messages[:middle], frames, refused)
+            self._split(clock, messages[middle:], frames, refused)
 
-    def _encodable(self, messages: list[Message]) -> list[Message]:
+    @staticmethod
+    def _encodable(messages: list[Message], refused: list[tuple[Message, str]]) -> list[Message]:
+        """Those that have a form on the wire; the others are added to `refused`."""
         good: list[Message] = []
         for message in messages:
+            if _follows(message, refused):
+                continue
             try:
                 encode(0, 0, [message])
             except (TypeError, ValueError) as error:
-                self._link.unsendable(message, f"has a value without a form on the wire: {error}")
+                refused.append((message, f"has a value without a form on the wire: {error}"))
             else:
                 good.append(message)
         return good
@@ -161,6 +201,7 @@ class Outbox:
                 if len(pages) * _PAGE_MESSAGES > self._config.max_queued_messages:
                     self._give_up("the peer does not read: its queue and ours are full")
                 elif self._handle is None:
+                    self._armed = True
                     self._handle = self._loop.call_later(_RETRY_FULL, self._flush)
                 return
             else:
@@ -173,3 +214,17 @@ class Outbox:
     def _give_up(self, reason: str) -> None:
         self._pages.clear()
         self._link.give_up(reason)
+
+
+def _follows(message: Message, refused: list[tuple[Message, str]]) -> bool:
+    """Whether a message stands in a stream behind an item that does not leave."""
+    stream = _stream_of(message)
+    return stream is not None and any(bad[0] == ITEM and _stream_of(bad) == stream for bad, _ in refused)
+
+
+def _stream_of(message: Message) -> tuple[object, object] | None:
+    """The stream that a message is a part of, or ends: its call's number, and whether it is the answer."""
+    kind = message[0]
+    if kind == ITEM:
+        return message[1], message[2]
+    return (message[1], kind != END) if kind in (REPLY, ERROR, END) else None

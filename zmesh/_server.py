@@ -24,9 +24,10 @@ from ._link import Link
 from ._platform import Executor, clock_of
 from ._slots import Slots
 from ._streams import Inlet, Outlet
+from ._waiter import Stepper, Waiter
 from .config import Config
 from .context import Context, current
-from .errors import Code, DeadlineExceeded, RpcError, error_class
+from .errors import Cancelled, Code, DeadlineExceeded, RpcError, error_class
 from .interceptors import InterceptedCall, Interceptor, around
 from .schema import MethodSchema, ServiceSchema
 
@@ -43,7 +44,7 @@ _IDLE_WORKERS: Final = 64
 _BUCKETS: Final = 40  # up to 2**39 us, six days
 _EVERYTHING: Final = Admission()  # of methods that are never refused
 _EVERYTHING.free = sys.maxsize
-_LATE_START: Final = 0.125  # seconds between arrival and start that betray a stalled loop: half a heartbeat
+_LATE: Final = 0.125  # seconds in queues, here or on the way, that betray a stalled loop: half a heartbeat
 
 
 class Handler:
@@ -152,7 +153,11 @@ class Running:
 
     def broken(self, why: str) -> None:
         """What came cannot go on."""
-        self.server.refuse(self, why)
+        self.server.refuse(self, Code.INVALID_ARGUMENT, why)
+
+    def unsendable(self, why: str) -> None:
+        """An item of its answer cannot leave."""
+        self.server.refuse(self, Code.INTERNAL, f"{self.method.schema.path}: {why}")
 
     def stream_begun(self) -> None:
         """From here on it lasts as long as it takes, unless the caller said otherwise."""
@@ -177,6 +182,8 @@ class _Arguments(AsyncIterator[Any]):
         while not len(inlet):
             if inlet.ended:
                 raise StopAsyncIteration
+            if inlet.closed:
+                raise Cancelled(f"{self._schema.path} is over, and with it its stream of arguments")
             await inlet.wait()
         return self._schema.load_item(inlet.take())
 
@@ -221,6 +228,8 @@ class _Rest:
                 awaited = run(step, value)
             except StopIteration as finished:
                 return finished.value
+            finally:
+                value = None  # an error refers to this frame, which must not refer to it: all in it would live on
 
 
 class Server:
@@ -237,6 +246,7 @@ class Server:
         catch_up: Callable[[], None],
         node: Node,
         name: str,
+        stepper: Stepper,
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """catch_up: deliver every message that has arrived."""
@@ -246,6 +256,7 @@ class Server:
         self._config = config
         self._context = contextvars.copy_context()  # what services set when they were entered, handlers see
         self._name = name
+        self._stepper = stepper
         self._interceptors = interceptors
         self._executor = executor
         self._deadlines = deadlines
@@ -262,11 +273,13 @@ class Server:
         self._lanes: list[Admission] = []  # that calls of our services go by
         self.refused = 0  # calls, for load
         self.repeated = 0  # calls that were not the first attempt
-        self._idle: list[asyncio.Future[None]] = []  # workers that wait for a call
+        self._idle: list[Waiter] = []  # workers that wait for a call
         self._workers: dict[asyncio.Task[None], None] = {}
         self._waking = False
+        self._held_up = False  # calls came late: what came behind them is read before they begin
         self._ended = 0.0  # when a handler last ended
         self._drained: asyncio.Event = asyncio.Event()
+        self._cutting: asyncio.TimerHandle
         self.draining = False
         self._names = [schema.name for schema, _ in services]
         self._handlers: dict[object, Handler] = {}
@@ -306,6 +319,8 @@ class Server:
             return
         if len(handler.queue) >= handler.admission.free and self._turned_away(link, message, handler, remaining, now):
             return
+        if waited > _LATE * 1000:
+            self._held_up = True
         running = Running(self, link, handler, message, now, now + remaining / 1000)
         if handler.schema.kind != "unary":
             self._open_streams(running)
@@ -351,7 +366,7 @@ class Server:
     def _open_streams(self, running: Running) -> None:
         """Make room for the items of a call: they may come right behind it."""
         link, number, schema = running.link, running.number, running.method.schema
-        running.until_begun = running.message[6:7] == [True]
+        running.until_begun = len(running.message) > 6 and running.message[6] is True
         if schema.stream_parameter is not None:
             items, size = self._config.stream_items, self._config.stream_bytes
             running.inlet = Inlet(self.loop, items, size, lambda items: link.credit(number, False, items))
@@ -359,10 +374,10 @@ class Server:
             running.outlet = Outlet(self.loop, answer=True)
             running.outlet.attach(link, number)
 
-    def refuse(self, running: Running, why: str) -> None:
-        """End a call whose caller does not keep to the protocol."""
+    def refuse(self, running: Running, code: int, why: str) -> None:
+        """End a call of which what came, or what is to be sent, cannot go on."""
         if not running.answered:
-            running.link.fail(running.number, Code.INVALID_ARGUMENT, why, ran=running.started)
+            self._fail(running, code, why, None)
             self._stop(running)
 
     def cancelled(self, link: Link, number: int) -> None:
@@ -372,8 +387,8 @@ class Server:
             self._stop(running)
 
     def expired(self, running: Running) -> None:
-        """A call's deadline has passed."""
-        if not running.answered:
+        """A call's deadline has passed; unless its stream has begun in the last moment."""
+        if not running.answered and running.deadline <= self.time():
             text = f"{running.method.schema.path} did not finish by its deadline"
             running.link.fail(running.number, Code.DEADLINE_EXCEEDED, text, ran=running.started)
             self._stop(running)
@@ -418,7 +433,11 @@ class Server:
         }
 
     async def drained(self, grace: float) -> None:
-        """Wait until nothing runs, at most `grace` seconds; then cancel what does (a plain `def` cannot be)."""
+        """Wait until nothing runs, at most `grace` seconds; then cancel what does (a plain `def` cannot be).
+
+        Streams of answers that may have no end are cut off before, so that their readers go elsewhere.
+        """
+        self._cutting = self.loop.call_later(min(grace, self._config.stream_grace), self._cut_off)
         try:
             async with asyncio.timeout(grace):
                 while self._count or self._abandoned:
@@ -427,6 +446,18 @@ class Server:
         except TimeoutError:
             still = [running.method.schema.path for running in self._waiting]
             _log.warning("%r leaves without waiting for %s", self._name, ", ".join(still[:10]) or "abandoned threads")
+        finally:
+            self._cutting.cancel()
+
+    def _cut_off(self) -> None:
+        """End the streams of answers that have begun and last as long as they take; later on, those that begin late."""
+        self._cutting = self.loop.call_later(self._config.stream_grace, self._cut_off)
+        for running in list(self._waiting):
+            outlet = running.outlet
+            if outlet is not None and outlet.sent and running.deadline == math.inf and not running.answered:
+                text = f"{running.method.schema.path} was cut off after {outlet.sent} items: {self._name!r} is leaving"
+                self._fail(running, Code.UNAVAILABLE, text, {"details": {"delivered": outlet.sent}})
+                self._stop(running)
 
     def stop(self) -> None:
         """Cancel what runs; take no more."""
@@ -456,7 +487,7 @@ class Server:
         While one waits, another worker goes on with the queue. A worker whose task was cancelled has done its last
         call, as nothing of a cancellation may reach the next.
         """
-        queue, loop, lane = self._queue, self.loop, self._lane
+        queue, lane = self._queue, self._lane
         task = asyncio.current_task()
         assert task is not None
         slice_ends = self.time() + _SLICE
@@ -481,7 +512,7 @@ class Server:
                     lane.emptied(self.time())
                 if len(self._idle) >= _IDLE_WORKERS:
                     return
-                waiting = loop.create_future()
+                waiting = Waiter(self._stepper)
                 self._idle.append(waiting)
                 await waiting
                 slice_ends = self.time() + _SLICE
@@ -505,8 +536,9 @@ class Server:
         running.begun = True
         schema = running.method.schema
         now = self.time()
-        if now - running.arrived > _LATE_START:
-            # The loop stood still between arrival and start: a cancel may lie unread behind the call.
+        if self._held_up or now - running.arrived > _LATE:
+            # The loop stood still before the call was read, or since: a cancel may lie unread behind it.
+            self._held_up = False
             self._catch_up()
         try:
             if running.answered:
@@ -551,7 +583,7 @@ class Server:
         """Send what an asynchronous iterator yields, as far as the caller gives credit; how many items there were."""
         outlet, dump = running.outlet, running.method.schema.dump_result
         assert outlet is not None
-        iterator = aiter(await items if inspect.iscoroutine(items) else items)
+        iterator: Any = aiter(await items if inspect.iscoroutine(items) else items)
         try:
             while True:
                 if not outlet.room:
@@ -565,6 +597,9 @@ class Server:
                 outlet.send(dump(item))
                 if running.until_begun:
                     running.stream_begun()
+        except GeneratorExit:  # disposed of: nobody drives this any more, and nothing can be awaited
+            iterator = None
+            raise
         finally:
             close = getattr(iterator, "aclose", None)
             if close is not None:
@@ -605,6 +640,8 @@ class Server:
         try:
             self._answer(running, await rest)
         except BaseException as error:
+            if isinstance(error, GeneratorExit) and asyncio.current_task(self.loop) is not running.task:
+                raise  # disposed of, perhaps with its loop: nobody drives this any more
             self._failed(running, error)
 
     def _answer(self, running: Running, value: object) -> None:
@@ -713,6 +750,8 @@ class Server:
             running.method.ended(now - running.arrived)
             if running.inlet is None and running.outlet is None:  # how long a stream lasts says nothing of the load
                 self._latency.add(now - running.arrived, now)
+            elif running.inlet is not None:
+                running.inlet.close()
         if self.draining and not self._count:
             self._drained.set()
 

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 from collections.abc import AsyncIterable, Callable, Mapping
 from typing import Any
 
-from ._call import NO_METADATA, Stream
+from ._call import NO_METADATA
 from ._client import Client, Outgoing, Target
 from ._core import messages as m
+from ._core.messages import Message, ProtocolError
 from ._link import Attempt
 from ._streams import Inlet, Outlet
-from .context import inheritance
-from .errors import Internal, InvalidArgument, MaybeExecuted, RpcError, Unavailable
+from .context import bounds_streams
+from .errors import Cancelled, Internal, InvalidArgument, MaybeExecuted, RpcError, Unavailable
 
-__all__ = ["AnswerStream", "StreamCall"]
+__all__ = ["StreamCall"]
 
 
 class StreamCall(Outgoing):
     """A call of which the answer, the arguments or both are a stream. Awaited where the answer is one value."""
 
+    future: asyncio.Future[Message]
     inlet: Inlet | None = None  # of the answer
     _bucket: dict[Callable[[], None], float] | None = None
     _pump: asyncio.Task[None] | None = None
+    _pumping = False  # it reads the arguments; else it has not begun to, or closes them, which is not cut short
     _source: Attempt | None = None  # with which the stream has begun
 
     def __init__(
@@ -71,25 +73,42 @@ class StreamCall(Outgoing):
 
     def start(self) -> None:
         """Put it on its way. Raises RpcError where the node is closed."""
-        self.until_begun = self._timeout is None and inheritance() is None
+        self.until_begun = self._timeout is None and not bounds_streams()
         self.marked = self.marked or self.until_begun
         client, loop, config = self.client, self.client.loop, self.client.config
         if self._answers_stream:
             self.inlet = Inlet(loop, config.stream_items, config.stream_bytes, self._credit)
         if self._items is not None:
             self.outlet = Outlet(loop, answer=False)
-        self._bucket = client.begin(self, client.timeout(self._timeout))
+        self.future = loop.create_future()
+        try:
+            self._bucket = client.begin(self, client.timeout(self._timeout))
+        except BaseException:
+            self._close_unread()
+            raise
         self.future.add_done_callback(self._done)
         if self._items is not None:
             self._pump = loop.create_task(self._send_items(self._items), name=f"{self.target.path} arguments")
 
     def finish(self) -> None:
         """It is over for the caller: nothing of it is left behind here, and the peer is told."""
+        if self.client.loop.is_closed():  # it is disposed of with its loop
+            return
         if self._bucket is not None:
             self._bucket.pop(self, None)
-        if self._pump is not None and self._pump is not asyncio.current_task():
+        if self._pump is not None and self._pumping:
             self._pump.cancel()
+        elif self._pump is not None and self._items is not None:
+            self._pump.cancel()
+            self._close_unread()
         self.client.forget(self)
+
+    def _close_unread(self) -> None:
+        """Close the arguments where nothing has read of them for this call: they may have been begun with before."""
+        items, self._items = self._items, None
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            self._pump = self.client.loop.create_task(close(), name=f"{self.target.path} arguments")
 
     def cancel(self) -> None:
         """Nobody wants what is still to come."""
@@ -97,7 +116,7 @@ class StreamCall(Outgoing):
             self.future.cancel()
             self.finish()
         if self.inlet is not None:
-            self.inlet.drop()
+            self.inlet.close()
 
     async def next(self) -> Any:
         """The next item. Raises StopAsyncIteration behind the last one, RpcError where the call failed."""
@@ -143,8 +162,10 @@ class StreamCall(Outgoing):
     async def _send_items(self, items: AsyncIterable[Any]) -> None:
         outlet = self.outlet
         assert outlet is not None
-        iterator = aiter(items)
+        self._items, self._pumping = None, True
+        iterator: Any = None
         try:
+            iterator = aiter(items)
             while True:
                 if not outlet.room:
                     await outlet.wait_for_room()
@@ -157,10 +178,15 @@ class StreamCall(Outgoing):
                 self._send(outlet, item)
             outlet.end()
             self._wait_for_answer()
-        except Exception as error:  # the iterator's own, or an item's: the caller gets it, the peer a cancel
-            if not self.future.done():
-                self.future.set_exception(error)
+        except BaseException as error:
+            if asyncio.current_task(self.client.loop) is not self._pump:  # disposed of: nobody drives this any more
+                iterator = None
+                raise
+            self._source_failed(error)
+            if isinstance(error, (SystemExit, KeyboardInterrupt)):
+                raise
         finally:
+            self._pumping = False
             close = getattr(iterator, "aclose", None)
             if close is not None:
                 await close()
@@ -171,8 +197,23 @@ class StreamCall(Outgoing):
         except (TypeError, ValueError) as error:
             raise InvalidArgument(f"{self.target.path}: an item of its arguments: {error}") from error
 
+    def _source_failed(self, error: BaseException) -> None:
+        """The arguments ended with an error, theirs or an item's: the caller gets it, the peer a cancel."""
+        if self.future.done():  # and this is the end of a task that nobody needs
+            return
+        what = f"{self.target.path}: its stream of arguments"
+        told = error
+        if isinstance(error, asyncio.CancelledError):  # the caller itself was not cancelled
+            told = Cancelled(f"{what} was cancelled")
+        elif isinstance(error, (StopIteration, GeneratorExit)):  # which mean something else where they go (PEP 479)
+            told = RuntimeError(f"{what} raised {type(error).__name__}")
+        if told is not error:
+            told.__cause__ = error
+        self.future.set_exception(told)
+
     def _wait_for_answer(self) -> None:
-        """The arguments are sent: from now on it is the peer's turn, for as long as a call has by default."""
+        """The arguments are sent, and it is the peer's turn, for as long as a call has by default: from now on, or from
+        the last sign that it was still reading."""
         if self.until_begun and not self.future.done() and not (self.inlet is not None and self.inlet.received):
             self._without_deadline()
             self._bucket = self.client.put_down(self, self.client.timeout(None))
@@ -196,7 +237,14 @@ class StreamCall(Outgoing):
         if self.outlet is None:
             super().credited(attempt, items)
         elif not self.future.done() and self._begin_with(attempt):
-            self.outlet.credited(items)
+            try:
+                self.outlet.credited(items)
+            except ProtocolError:
+                raise
+            except (TypeError, ValueError) as error:
+                self.client.item_refused(self, error)
+            if self.outlet.ended:
+                self._wait_for_answer()
 
     def _begin_with(self, attempt: Attempt) -> bool:
         """Whether the stream is, or from now on is, this attempt's."""
@@ -215,44 +263,3 @@ class StreamCall(Outgoing):
         items = self.inlet.received
         text = f"{path} was cut off: {name!r} was lost after {items} items"
         return Unavailable(text, details={"delivered": items}, node=name, may_have_run=True)
-
-
-class AnswerStream(Stream[Any]):
-    """The stream that answers a call, as its caller reads it. The call begins with the first item that is asked for."""
-
-    __slots__ = ("_call", "_closed", "_started")
-
-    def __init__(self, call: StreamCall) -> None:
-        self._call = call
-        self._started = False
-        self._closed = False
-
-    @property
-    def metadata(self) -> Mapping[str, str | bytes]:
-        return self._call.metadata
-
-    @property
-    def node(self) -> str | None:
-        return self._call.node
-
-    async def __anext__(self) -> Any:
-        if self._closed:
-            raise StopAsyncIteration
-        if not self._started:
-            self._call.start()
-            self._started = True
-        return await self._call.next()
-
-    async def aclose(self) -> None:
-        self._closed = True
-        if self._started:
-            self._call.cancel()
-
-    def __del__(self) -> None:
-        # Left without being closed: by `break`, or by an error in the loop's body.
-        if not self._started or self._call.future.done():
-            return
-        loop = self._call.client.loop
-        if not loop.is_closed():
-            here = self._call.client.thread == threading.get_ident()
-            (loop.call_soon if here else loop.call_soon_threadsafe)(self._call.cancel)

@@ -6,16 +6,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ._core import messages as m
 from ._core.credit import ReceiveWindow, SendWindow, weigh
 from ._core.messages import ProtocolError
+from ._core.wire import lasting
 
 if TYPE_CHECKING:
     from ._link import Link
 
-__all__ = ["Inlet", "Outlet"]
+__all__ = ["TWO_READERS", "Inlet", "Outlet"]
+
+TWO_READERS: Final = "two tasks read one stream at the same time; give each its own"
 
 
 class _Signal:
@@ -33,7 +36,7 @@ class _Signal:
 
     async def wait(self) -> None:
         if self._waiter is not None:
-            raise RuntimeError("two tasks read one stream at the same time; give each its own")
+            raise RuntimeError(TWO_READERS)
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
@@ -57,19 +60,22 @@ class Outlet(_Signal):
         self._window = SendWindow(0, 0)
         self.sent = 0
         self.ended = False
-        # What was sent and not credited, for an attempt elsewhere; None once the peer has begun with it.
+        # What left by this attempt, for one elsewhere; None once the peer has begun with it.
         self._retained: list[object] | None = None if answer else []
-        self._backlog: deque[object] = deque()  # of those, what the peer of a later attempt has no room for yet
+        self._backlog: deque[object] = deque()  # behind those, what the peer of a later attempt has no room for yet
 
     def attach(self, link: Link, number: int) -> None:
-        """From here on items leave over `link`, for its call `number`; those that left by another one once more."""
+        """From here on items leave over `link`, for its call `number`; those that left by another one once more.
+
+        Raises TypeError or ValueError for one that this peer does not take.
+        """
         assert link.remote is not None
         self._link, self._number = link, number
         self._window = SendWindow(link.remote.max_items, link.remote.max_item_bytes)
-        self._backlog = deque(self._retained or ())
-        self.sent = 0
         if self._retained is not None:
+            self._backlog.extendleft(reversed(self._retained))
             self._retained = []
+        self.sent = 0
         self._go_on()
 
     @property
@@ -82,7 +88,15 @@ class Outlet(_Signal):
             await self.wait()
 
     def send(self, value: object) -> None:
-        """Send an item. Raises TypeError or ValueError for one without a form on the wire."""
+        """Send an item as it is now, behind all that came before it. Raises TypeError or ValueError for one without a
+        form on the wire."""
+        value = lasting(value)
+        if self._backlog or not self._window.room:  # the call went elsewhere while this one was being made
+            self._backlog.append(value)
+        else:
+            self._post(value)
+
+    def _post(self, value: object) -> None:
         assert self._link is not None
         self._link.item(self._number, self._answer, self.sent + 1, value)
         self.sent += 1
@@ -96,14 +110,17 @@ class Outlet(_Signal):
         self._go_on()
 
     def credited(self, items: int) -> None:
-        """The peer's reader took so many items; 0: the peer has begun with the call."""
+        """The peer's reader took so many items; 0: the peer has begun with the call.
+
+        Raises ProtocolError where they were not under way, TypeError or ValueError for what this peer does not take.
+        """
         self._retained = None
         self._window.credited(items)
         self._go_on()
 
     def _go_on(self) -> None:
         while self._backlog and self._window.room:
-            self.send(self._backlog.popleft())
+            self._post(self._backlog.popleft())
         if self.ended and not self._backlog and self._link is not None:
             self._link.post([m.END, self._number, self.sent & m.LIMIT])
             self._link = None
@@ -118,7 +135,7 @@ class Outlet(_Signal):
 class Inlet(_Signal):
     """Where the items of one stream come in."""
 
-    __slots__ = ("_credit", "_items", "_window", "ended")
+    __slots__ = ("_credit", "_items", "_telling", "_window", "closed", "ended")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, items: int, bytes: int, credit: Callable[[int], object]
@@ -128,7 +145,9 @@ class Inlet(_Signal):
         self._items: deque[object] = deque()
         self._window = ReceiveWindow(items, bytes)
         self._credit = credit
+        self._telling = False  # whether credit leaves at the end of this turn
         self.ended = False
+        self.closed = False  # its call is over
 
     def put(self, sequence: int, value: object) -> None:
         """An item has come. Raises ProtocolError for one that may not."""
@@ -139,7 +158,9 @@ class Inlet(_Signal):
         self.wake()
 
     def end(self, items: int) -> None:
-        """There are no more. Raises ProtocolError where not all have come."""
+        """There are no more. Raises ProtocolError where not all have come, or where this was said before."""
+        if self.ended:
+            raise ProtocolError("a second end of a stream")
         if items != self._window.received & m.LIMIT:
             raise ProtocolError(f"a stream ended after {items} items, and {self._window.received} came")
         self.ended = True
@@ -159,8 +180,19 @@ class Inlet(_Signal):
         items = self._window.taken(weigh(value))
         if items:
             self._credit(items)
+        elif self.ended and not self._telling:  # from here on the sender counts how long the reader takes
+            self._telling = True
+            self._loop.call_soon(self._tell)
         return value
 
-    def drop(self) -> None:
-        """Nobody reads any more."""
+    def _tell(self) -> None:
+        self._telling = False
+        items = self._window.rest()
+        if items and not self.closed:
+            self._credit(items)
+
+    def close(self) -> None:
+        """The call is over: what was not read is dropped, and who waits is told."""
+        self.closed = True
         self._items.clear()
+        self.wake()

@@ -60,6 +60,10 @@ class Config:
     subset_size: int = 20
     """To how many. 20 of 1,000 nodes by each of 1,000 callers is 20 ± 4.5 callers for each node."""
 
+    stream_grace: float = 2.0
+    """How long a drain lets streams of answers go on that have no deadline. Many have no end either (a sensor's
+    readings): long enough for one that nears its end, short enough for whoever waits behind Ctrl-C."""
+
     ipc: bool = True
     """Whether nodes on one host (same boot, same network namespace) talk over an abstract ipc socket on Linux."""
 

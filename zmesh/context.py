@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._core.admission import LOTS
+from ._platform import clock_of
 
 if TYPE_CHECKING:
     from ._server import Running
@@ -116,8 +118,20 @@ def context() -> Context:
 
 
 def inheritance() -> tuple[float, int] | None:
-    """The deadline and the rank that a call made here and now inherits: a task that outlives its call has none."""
+    """The deadline, by the running loop's clock, and the rank that a call made here and now inherits: a task that
+    outlives its call has none."""
     running = current.get()
-    if running is None or running.over or running.server.loop is not asyncio.get_running_loop():
+    if running is None or running.over:
         return None
-    return running.deadline, running.rank
+    loop, server = asyncio.get_running_loop(), running.server
+    if server.loop is loop:
+        return running.deadline, running.rank
+    # A plain `def`, through a loop of its own.
+    return clock_of(loop)() + running.deadline - server.time(), running.rank
+
+
+def bounds_streams() -> bool:
+    """Whether a stream that is read here and now ends with what runs here: not where that is a stream itself, whose
+    deadline goes with its first item."""
+    running = current.get()
+    return running is not None and not running.until_begun and not running.over and running.deadline != math.inf

@@ -424,6 +424,7 @@ class Node:
             want=lambda service, everybody: hub.dialer.want(service, everybody),
             describe=self._describe,
             random=platform.random,
+            stepper=hub.stepper,
             interceptors=self._client_interceptors,
         )
         dialer = Dialer(
@@ -448,6 +449,7 @@ class Node:
                 catch_up=hub.catch_up,
                 node=self,
                 name=self._name,
+                stepper=hub.stepper,
                 interceptors=self._server_interceptors,
             )
         hub.start(client, dialer, server)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import json
 import os
 import platform
 import random
@@ -209,17 +210,34 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="a small part of it, on the terminal")
     options.add_argument("--try", dest="name", help="the scenarios whose names begin so, on the terminal")
     options.add_argument("--seeds", type=int, default=SEEDS)
+    options.add_argument("--save", type=Path, metavar="FILE", help="keep what was measured")
+    options.add_argument(
+        "--load", type=Path, metavar="FILE", help="write the page from what was kept, and play nothing"
+    )
     given = options.parse_args()
     os.nice(10)
     if given.name:
         attempt(given.name)
+        return
+    if given.load:
+        seeds, seconds, kept = json.loads(given.load.read_text(encoding="utf-8"))
+        publish({(name, policy): summaries for name, policy, summaries in kept}, seeds, seconds)
         return
     began = time.monotonic()
     results = everything("", QUICK_SEEDS if given.quick else given.seeds, QUICK if given.quick else 1.0)
     if given.quick:
         print(re.sub(r"[*`]", "", marks(results)))
         return
-    write(re.sub(r"\n{3,}", "\n\n", page(results, given.seeds, time.monotonic() - began)))
+    seconds = time.monotonic() - began
+    if given.save:
+        kept = [[*key, summaries] for key, summaries in results.items()]
+        given.save.write_text(json.dumps([given.seeds, seconds, kept]), encoding="utf-8")
+    publish(results, given.seeds, seconds)
+
+
+def publish(results: Results, seeds: int, seconds: float) -> None:
+    """Write the page and its plots."""
+    write(re.sub(r"\n{3,}", "\n\n", page(results, seeds, seconds)))
     plots(results, PAGE.parent)
     print(marks(results))
 

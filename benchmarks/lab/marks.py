@@ -135,7 +135,9 @@ def _marks() -> Iterator[Mark]:
     yield Mark("one of 11 stalls, hedged: attempts for a call", _figure("stall_hedged", "attempts"), 1.05)
     yield Mark("one fails fast: calls it gets of each caller until ejected", _figure("fails_unavailable", "early"), 5.0)
     yield Mark("one fails fast: its share of 10 s, of a fair one", _figure("fails_unavailable", "share"), 2.0)
-    yield Mark("handlers of one raise: calls it gets of each caller in 0.5 s", _figure("fails_raising", "early"), 5.0)
+    yield Mark(
+        "handlers of one raise: its share of half a second, of a fair one", _figure("fails_raising", "early_share"), 2.0
+    )
     yield Mark("handlers of one raise: its share of 10 s, of a fair one", _figure("fails_raising", "share"), 2.0)
     yield Mark("herd: the newcomer's share of its worst half second", _figure("herd", "share"), 1.5)
     yield Mark(

@@ -129,7 +129,9 @@ def _fails(code: Code) -> Plan:
             ill.error, before = code, ill.served
 
         def early(_: None) -> None:
-            stage.outcome.notes["early"] = (ill.served - before) / len(stage.callers)
+            gained = ill.served - before
+            stage.outcome.notes["early"] = gained / len(stage.callers)
+            stage.outcome.notes["early_share"] = gained / (0.5 * stage.rate / len(stage.servers))
 
         def late(_: None) -> None:
             stage.outcome.notes["share"] = (ill.served - before) / (10.0 * stage.rate / len(stage.servers))

@@ -10,18 +10,25 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from typing import Any
+from collections.abc import Mapping, Set
+from typing import Any, Final
 
 from .messages import ProtocolError
 
 __all__ = ["ReceiveWindow", "SendWindow", "weigh"]
 
-_WORD = 8  # bytes that every data item counts
+_WORD: Final = 8  # bytes that every data item counts
+_ALIKE: Final = frozenset((int, float, bool, type(None)))  # what weighs that and no more
 
 
 def weigh(value: Any) -> int:
-    """The size of an item: 8 for each data item in it, plus the length of texts (in code points) and of binaries."""
+    """The size of an item: 8 for each data item in it, plus the length of texts (in code points) and of binaries.
+
+    What CBOR tags stand for, such as dates and large integers, is one data item of 8; a set counts as its array does.
+    """
     kind = type(value)
+    if kind in _ALIKE:
+        return _WORD
     if kind is str or kind is bytes:
         return _WORD + len(value)
     if kind is dict:
@@ -35,6 +42,10 @@ def weigh(value: Any) -> int:
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
         return _WORD + int(value.nbytes)
+    if isinstance(value, Set):
+        return _WORD + sum(map(weigh, value))
+    if isinstance(value, Mapping):  # what the decoder makes of a map in a set
+        return _WORD + sum(weigh(key) + weigh(item) for key, item in value.items())
     return _WORD
 
 
@@ -99,5 +110,9 @@ class ReceiveWindow:
         self._taken_bytes += size
         if self._taken * 2 < self._items and self._taken_bytes * 2 < self._bytes:
             return 0
+        return self.rest()
+
+    def rest(self) -> int:
+        """For how many items credit can be given now."""
         items, self._taken, self._taken_bytes = self._taken, 0, 0
         return items

@@ -40,8 +40,9 @@ DRAINING: Final = 1
 LIMIT: Final = 0x7FFF_FFFF  # the largest integer on the wire, and the modulus (plus one) of call numbers and clocks
 DEFAULT_ITEMS: Final = 16  # of one stream under way, to a node that does not say how many it holds
 DEFAULT_ITEM_BYTES: Final = 65_536
-_ARGUMENT_TYPES: Final = (dict, list)
+ARGUMENT_TYPES: Final = (dict, list)
 _METADATA_TYPES: Final = (str, bytes)
+_INTEGERS: Final = frozenset((int,))
 
 
 class ProtocolError(ValueError):
@@ -234,15 +235,16 @@ def _check_one_number(m: Message) -> bool:
 
 
 def _check_heartbeat(m: Message) -> bool:
-    if len(m) < 4 or not all(item is None or _number(item) for item in m[1:3]):
+    if len(m) < 4 or not ((m[1] is None or _number(m[1])) and (m[2] is None or _number(m[2]))):
         return False
     report = m[3]
-    return report is None or (
-        isinstance(report, list)
-        and len(report) >= 6
-        and all(_number(item) for item in report[:2] + report[3:6])
-        and (report[2] is None or _number(report[2]))
-    )
+    if report is None:
+        return True
+    if type(report) is not list or len(report) < 6:
+        return False
+    latency = 0 if report[2] is None else report[2]
+    numbers = [*report[:2], latency, *report[3:6]]
+    return _INTEGERS.issuperset(map(type, numbers)) and min(numbers) >= 0 and max(numbers) <= LIMIT
 
 
 def _check_nothing(m: Message) -> bool:
@@ -323,8 +325,9 @@ def check(message: object) -> int:
             and type(message[2]) is str
             and type(remaining := message[3]) is int
             and 0 <= remaining <= LIMIT
-            and type(message[4]) in _ARGUMENT_TYPES
+            and type(message[4]) in ARGUMENT_TYPES
             and (message[5] is None or _metadata(message[5]))
+            and (len(message) == 6 or type(message[6]) is bool)
         )
     elif kind in _CHECKS:
         fits = _CHECKS[kind](message)

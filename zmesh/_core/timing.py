@@ -10,6 +10,7 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 _MODULUS: Final = 1 << 31
+_HALF: Final = _MODULUS // 2
 _BURST: Final = 0.05 / 0.95  # the x for which x / (1 + x) is 5 %
 
 
@@ -104,18 +105,22 @@ class QueueClock:
 
     def waited(self, sent: int, now: int) -> int:
         """Milliseconds that a message stood in queues; `sent` modulo 2**31 by its sender's clock, `now` by ours."""
-        difference = now - sent
-        if self._base is None:
-            self._base, self._since, self._current = difference, now, 0
+        base = self._base
+        if base is None:
+            self._base, self._since, self._current = now - sent, now, 0
             return 0
-        offset = (difference - self._base + _MODULUS // 2) % _MODULUS - _MODULUS // 2
+        offset = now - sent - base
+        if not -_HALF <= offset < _HALF:
+            offset = (offset + _HALF) % _MODULUS - _HALF
         if now - self._since >= self.WINDOW:
             stale = now - self._since >= 2 * self.WINDOW
             self._previous, self._current, self._since = (None if stale else self._current), offset, now
         elif offset < self._current:
             self._current = offset
-        least = self._current if self._previous is None else min(self._current, self._previous)
-        return max(0, offset - least)
+        least, previous = self._current, self._previous
+        if previous is not None and previous < least:
+            least = previous
+        return offset - least if offset > least else 0
 
 
 class Average:

@@ -19,7 +19,7 @@ from .messages import LIMIT, Message, ProtocolError, brief
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Frame", "decode", "encode", "externalize", "frames_of", "is_plain"]
+__all__ = ["Frame", "decode", "encode", "externalize", "frames_of", "is_plain", "lasting"]
 
 Frame = bytes | memoryview
 
@@ -58,9 +58,11 @@ def decode(frames: Sequence[Frame]) -> tuple[int, int, list[object]]:
 
     Raises ProtocolError for anything that is no envelope, whatever the bytes.
     """
-    if len(frames) > MAX_FRAMES + 1:
-        raise ProtocolError(f"{len(frames)} frames in one envelope, at most {MAX_FRAMES + 1} are allowed")
-    hook: Any = _no_frames if len(frames) == 1 else partial(_resolve, frames)
+    hook: Any = _no_frames
+    if len(frames) > 1:
+        if len(frames) > MAX_FRAMES + 1:
+            raise ProtocolError(f"{len(frames)} frames in one envelope, at most {MAX_FRAMES + 1} are allowed")
+        hook = partial(_resolve, frames)
     try:
         envelope = cbor2.loads(
             frames[0],
@@ -75,32 +77,47 @@ def decode(frames: Sequence[Frame]) -> tuple[int, int, list[object]]:
     except Exception as error:  # the decoder's own, and whatever a hostile value makes its constructors raise
         cause = error.__cause__ if isinstance(error.__cause__, ProtocolError) else error
         raise ProtocolError(f"not CBOR of this protocol: {cause}"[:200]) from None
-    if type(envelope) is not list or len(envelope) < 3:
-        raise ProtocolError(f"an envelope is an array of three, got {brief(envelope)}")
+    if type(envelope) is list and len(envelope) >= 3:
+        to, clock, messages = envelope if len(envelope) == 3 else envelope[:3]
+        if (
+            type(to) is int
+            and type(clock) is int
+            and type(messages) is list
+            and 0 <= to <= LIMIT
+            and 0 <= clock <= LIMIT
+            and len(messages) <= MAX_MESSAGES
+        ):
+            return to, clock, messages
+    raise _no_envelope(envelope)
+
+
+def _no_envelope(envelope: object) -> ProtocolError:
+    if not isinstance(envelope, list) or len(envelope) < 3:
+        return ProtocolError(f"an envelope is an array of three, got {brief(envelope)}")
     to, clock, messages = envelope[:3]
     if type(to) is not int or type(clock) is not int or type(messages) is not list:
-        raise ProtocolError("an envelope is [receiver's tag, sender's clock, messages]")
+        return ProtocolError("an envelope is [receiver's tag, sender's clock, messages]")
     if not (0 <= to <= LIMIT and 0 <= clock <= LIMIT):
-        raise ProtocolError("an envelope's tag and clock are below 2**31")
-    if len(messages) > MAX_MESSAGES:
-        raise ProtocolError(f"{len(messages)} messages in one envelope, at most {MAX_MESSAGES} are allowed")
-    return to, clock, messages
+        return ProtocolError("an envelope's tag and clock are below 2**31")
+    return ProtocolError(f"{len(messages)} messages in one envelope, at most {MAX_MESSAGES} are allowed")
 
 
 def is_plain(value: object, depth: int = 3) -> bool:
     """Whether a value is scalars in a few levels of dicts and lists, and nothing else: most leave as they are."""
     kind = type(value)
-    if kind in _SCALARS:
-        return True
     items: Collection[object]
     if kind is dict:
         items = value.values()  # type: ignore[attr-defined]
     elif kind is list:
         items = value  # type: ignore[assignment]
     else:
+        return kind in _SCALARS
+    if _SCALARS.issuperset(map(type, items)):
+        return True
+    if depth == 0:
         return False
     for item in items:  # noqa: SIM110  (a generator costs more than all the rest)
-        if type(item) not in _SCALARS and not (depth > 0 and is_plain(item, depth - 1)):
+        if not is_plain(item, depth - 1):
             return False
     return True
 
@@ -136,6 +153,24 @@ def externalize(value: object, frames: list[Frame], inline_limit: int, depth: in
             return _array(value, frames, inline_limit)
         if isinstance(value, numpy.generic):
             return value.item()
+    return value
+
+
+def lasting(value: object) -> object:
+    """`value` with copies of its binary leaves and arrays, so that it stays as it is now whatever becomes of the
+    buffers. What is bytes, or a view of bytes, is not copied."""
+    kind = type(value)
+    if kind is bytes or is_plain(value):
+        return value
+    if kind is dict:
+        return {key: lasting(item) for key, item in value.items()}  # type: ignore[attr-defined]
+    if kind is list or kind is tuple:
+        return kind(map(lasting, value))  # type: ignore[call-overload]
+    if isinstance(value, bytearray) or (isinstance(value, memoryview) and type(value.obj) is not bytes):
+        return bytes(value)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray):
+        return value.copy(order="C")
     return value
 
 

@@ -34,7 +34,7 @@ _log = logging.getLogger("zmesh.transport")
 _NEVER: Final = 1_000_000_000  # ms; as a reconnection interval: never (-1 would discard what has arrived)
 _MAX_SOCKETS: Final = 65_535  # a link needs three (DEALER and its monitor's pair); libzmq's default is 1,023
 _QUEUE: Final = 1_000  # envelopes per connection and direction, libzmq's default; each carries many messages
-_ENVELOPES_A_TURN: Final = 100  # taken from one socket before timers and other sockets get their turn
+_ENVELOPES_A_TURN: Final = 16  # taken from one socket, and answered, before timers and other sockets get their turn
 _EVENTS: Final = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
@@ -44,6 +44,12 @@ _EVENTS: Final = (
     | zmq.EVENT_CLOSED
     | zmq.EVENT_CONNECT_RETRIED
 )
+# As plain integers: `&` and `|` of pyzmq's enumerations cost more than a send.
+_POLLIN: Final = int(zmq.POLLIN)
+_EVENTS_OPTION: Final = int(zmq.EVENTS)
+_MORE_OPTION: Final = int(zmq.RCVMORE)
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_NOBLOCK_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 _REASONS: Final = {
     int(zmq.EVENT_DISCONNECTED): "connection lost",
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "ZMTP handshake failed",
@@ -141,22 +147,22 @@ class _Socket:
         self._transport = transport
         self._loop = transport._loop
         self._zmq = transport._socket(kind)
+        self._get = self._zmq.getsockopt
+        self._receive_frame = self._zmq.recv
+        self._send_frame = super(zmq.Socket, self._zmq).send  # without a look at options of draft sockets
         self._descriptor: int = self._zmq.getsockopt(zmq.FD)  # type: ignore[assignment]
         self._again: asyncio.Handle | None = None
+        self._polling = False
         self._closed = False
 
     def _watch(self) -> None:
-        self._loop.add_reader(self._descriptor, self._edge)
+        self._loop.add_reader(self._descriptor, self.poll)
         self._look_again()  # an edge may have passed before anybody watched
-
-    def _edge(self) -> None:
-        """Receive one message, and look for more when what it led to is done: behind its answer, whose sending asks
-        for another look by itself. Most often there is one message, and one look less."""
-        self.poll(1)
 
     def poll(self, limit: int | None = _ENVELOPES_A_TURN) -> None:
         """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn."""
         taken = 0
+        polling, self._polling = self._polling, True
         try:
             while not self._closed and self._readable():
                 self._receive()
@@ -167,11 +173,15 @@ class _Socket:
         except zmq.ZMQError as error:
             if not self._closed and error.errno not in (zmq.ETERM, zmq.ENOTSOCK):
                 raise
+        except BaseException:  # of a task that went on: it ends the loop, or the loop logs it and goes on
+            self._look_again()
+            raise
+        finally:
+            self._polling = polling
 
     def _readable(self) -> bool:
         # Asking costs a third of what an exception for EAGAIN does.
-        events: int = self._zmq.getsockopt(zmq.EVENTS)  # type: ignore[assignment]
-        return bool(events & zmq.POLLIN)
+        return self._get(_EVENTS_OPTION) & _POLLIN != 0  # type: ignore[operator]
 
     def _look_again(self) -> None:
         if self._again is None and not self._closed:
@@ -183,8 +193,9 @@ class _Socket:
             self.poll()
 
     def _after_send(self) -> None:
-        # A send may swallow the edge of a message that arrived meanwhile.
-        if self._again is None and self._readable():
+        # A send may swallow the edge of a message that arrived meanwhile. Where it answers what was received, the next
+        # look comes right behind it.
+        if not self._polling and self._again is None and self._readable():
             self._look_again()
 
     def _receive(self) -> None:
@@ -225,7 +236,7 @@ class _Dialed(_Socket):
             return Sent.GONE
         try:
             if len(frames) == 1:
-                self._zmq.send(frames[0], zmq.NOBLOCK)
+                self._send_frame(frames[0], _NOBLOCK)
             else:
                 self._zmq.send_multipart(frames, zmq.NOBLOCK, copy=False)
         except zmq.Again:
@@ -249,12 +260,8 @@ class _Dialed(_Socket):
             self._poll_monitor()
 
     def _receive(self) -> None:
-        socket = self._zmq
-        first = socket.recv(zmq.NOBLOCK)
-        if socket.getsockopt(zmq.RCVMORE):
-            self._handler.received(_rest(socket, first))
-        else:
-            self._handler.received([first])
+        first = self._receive_frame(_NOBLOCK)
+        self._handler.received(_rest(self._zmq, first) if self._get(_MORE_OPTION) else [first])
 
     def _poll_monitor(self) -> None:
         if self._closed:
@@ -336,9 +343,9 @@ class _Inbox(_Socket):
         if self._closed:
             return Sent.GONE
         try:
-            self._zmq.send(routing_id, zmq.NOBLOCK | zmq.SNDMORE)
+            self._send_frame(routing_id, _NOBLOCK_MORE)
             if len(frames) == 1:
-                self._zmq.send(frames[0], zmq.NOBLOCK)
+                self._send_frame(frames[0], _NOBLOCK)
             else:
                 self._zmq.send_multipart(frames, zmq.NOBLOCK, copy=False)
         except zmq.Again:
@@ -354,12 +361,9 @@ class _Inbox(_Socket):
         self._handlers.pop(routing_id, None)
 
     def _receive(self) -> None:
-        socket = self._zmq
-        routing_id = socket.recv(zmq.NOBLOCK)
-        if not socket.getsockopt(zmq.RCVMORE):
-            return
-        first = socket.recv(zmq.NOBLOCK)
-        frames: list[Frame] = _rest(socket, first) if socket.getsockopt(zmq.RCVMORE) else [first]
+        routing_id = self._receive_frame(_NOBLOCK)
+        first = self._receive_frame(_NOBLOCK)  # a ROUTER never delivers less than an id and one frame
+        frames: list[Frame] = _rest(self._zmq, first) if self._get(_MORE_OPTION) else [first]
         handler = self._handlers.get(routing_id)
         if handler is None:
             handler = self._handlers[routing_id] = self._accept(_Accepted(self, routing_id))
