@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from zmesh._core.balance import POLICIES, LeastLoaded
+from zmesh._core.balance import DRAWN, GRAIN, MEMORY, POLICIES, RECENCY, UNPROVEN
 from zmesh._core.policies import Candidate, Policy
 
 __all__ = ["BASELINES", "make"]
@@ -91,10 +92,10 @@ class Tunable:
     def __init__(
         self,
         random: random.Random,
-        choices: int = 3,
+        choices: int = DRAWN,
         remembered: int = 2,
         fresh: float = 1.0,
-        recency: float = 0.5,
+        recency: float = RECENCY,
         quantile: float | None = None,
         power: float = 1.0,
     ) -> None:
@@ -112,13 +113,14 @@ class Tunable:
             peer = candidates[index]
             latency = peer.latency(method)
             if latency is None:
-                latency = self._latency * (LeastLoaded.UNPROVEN if peer.in_flight else 1.0)
+                latency = self._latency * (UNPROVEN if peer.in_flight else 1.0)
             usual = self._others * peer.weight
-            scale, age = latency * self._fresh, now + LeastLoaded.GRAIN - peer.reported_at
-            others = usual + (peer.others - usual) * scale / (scale + age) if scale + age < 1e12 else usual
-            recent = latency / (latency + now + LeastLoaded.GRAIN - peer.called_at)
-            loads.append((peer.in_flight + others + 1.0) / peer.weight)
-            keys.append((latency * loads[-1] ** self._power) * (1.0 + self._recency * recent))
+            scale, later = latency * self._fresh, now + GRAIN + latency
+            old = later - latency + scale - peer.reported_at if self._fresh != 1.0 else later - peer.reported_at
+            load = peer.in_flight + 1.0 + usual + ((peer.others - usual) * scale / old if old < math.inf else 0.0)
+            recent = self._recency * latency / (later - peer.called_at)
+            loads.append(load / peer.weight)
+            keys.append(latency * load**self._power * (1.0 + recent) / peer.weight)
             if self._quantile is not None:
                 keys[-1] = loads[-1] * 1e6 if loads[-1] > self._hot else latency
         for load in loads if self._quantile is not None else ():  # a quantile that follows, without a list of loads
@@ -127,7 +129,7 @@ class Tunable:
         best = looked[order[0]]
         self._kept = [best, looked[order[1]]]
         drawn = candidates[looked[0]]
-        self._others += (drawn.others / drawn.weight - self._others) * LeastLoaded.MEMORY
+        self._others += (drawn.others / drawn.weight - self._others) * MEMORY
         self._latency = candidates[best].latency(method) or self._latency
         return best
 

@@ -8,7 +8,14 @@ from typing import Final
 
 from .policies import Candidate, LeastRequest, PeakEwma, Policy, Random, RoundRobin, Weighted
 
-__all__ = ["POLICIES", "LeastLoaded", "make_policy"]
+__all__ = ["DRAWN", "GRAIN", "MEMORY", "POLICIES", "RECENCY", "UNPROVEN", "LeastLoaded", "make_policy"]
+
+DRAWN: Final = 3
+RECENCY: Final = 0.5
+UNPROVEN: Final = 1e6  # times dearer than one that is known, while a call is out
+GRAIN: Final = 1e-6  # seconds: nothing is fresher than that
+MEMORY: Final = 0.1  # the share of one choice in what is usual
+_INFINITY: Final = float("inf")
 
 
 class LeastLoaded:
@@ -31,12 +38,6 @@ class LeastLoaded:
     Chosen against the alternatives in docs/balancing.md, hot and cold peers (Prequal) among them.
     """
 
-    CHOICES: Final = 3
-    RECENCY: Final = 0.5
-    UNPROVEN: Final = 1e6  # times dearer than one that is known, while a call is out
-    GRAIN: Final = 1e-6  # seconds: nothing is fresher than that
-    MEMORY: Final = 0.1  # the share of one choice in what is usual
-
     def __init__(self, random: random.Random) -> None:
         self._random = random.random
         self._memories: dict[str, _Memory] = {}  # by method
@@ -45,21 +46,21 @@ class LeastLoaded:
         memory = self._memories.get(method)
         if memory is None:
             memory = self._memories[method] = _Memory()
-        looked = self._look(len(candidates), memory)
-        now += self.GRAIN
+        looked = _look(len(candidates), memory, self._random)
+        now += GRAIN
         usual_others, usual_latency = memory.others, memory.latency
         best = second = looked[0]
-        least = runner_up = taken = float("inf")
+        least = runner_up = taken = _INFINITY
         for index in looked:
             peer = candidates[index]
             latency = peer.latency(method)
             if latency is None:
-                latency = usual_latency * self.UNPROVEN if peer.in_flight else usual_latency
+                latency = usual_latency * UNPROVEN if peer.in_flight else usual_latency
             weight = peer.weight
+            later = now + latency
             usual = usual_others * weight
-            others = usual + (peer.others - usual) * latency / (latency + now - peer.reported_at)
-            recency = self.RECENCY * latency / (latency + now - peer.called_at)
-            cost = latency * (peer.in_flight + others + 1.0) * (1.0 + recency) / weight
+            load = peer.in_flight + 1.0 + usual + (peer.others - usual) * latency / (later - peer.reported_at)
+            cost = latency * load * (1.0 + RECENCY * latency / (later - peer.called_at)) / weight
             if cost < least:
                 second, runner_up = best, least
                 best, least, taken = index, cost, latency
@@ -67,30 +68,29 @@ class LeastLoaded:
                 second, runner_up = index, cost
         memory.best, memory.second = best, second
         drawn = candidates[looked[0]]
-        memory.others = usual_others + (drawn.others / drawn.weight - usual_others) * self.MEMORY
-        if taken < usual_latency * self.UNPROVEN:
+        memory.others = usual_others + (drawn.others / drawn.weight - usual_others) * MEMORY
+        if taken < usual_latency * UNPROVEN:
             memory.latency = taken
         return best
 
-    def _look(self, count: int, memory: _Memory) -> list[int]:
-        """The indexes to look at, distinct; the first is drawn at random."""
-        random = self._random
-        place = random() * count
-        start = int(place)
-        if count <= self.CHOICES + 2:
-            return [*range(start, count), *range(start)]
-        stride = count / self.CHOICES  # one of each third of the circle that begins at a random peer
-        first = int(start + (place - start) * stride) % count
-        second = int(start + (1.0 + random()) * stride) % count
-        third = int(start + (2.0 + random()) * stride) % count
-        indexes = [first, second, third]
-        kept = memory.best
-        if kept < count and kept not in indexes:
-            indexes.append(kept)
-        kept = memory.second
-        if kept < count and kept not in indexes:
-            indexes.append(kept)
-        return indexes
+
+def _look(count: int, memory: _Memory, random: Callable[[], float]) -> list[int]:
+    """The indexes to look at, distinct; the first is drawn at random."""
+    place = random() * count
+    start = int(place)
+    if count <= DRAWN + 2:
+        return [*range(start, count), *range(start)]
+    stride = count / DRAWN  # one of each third of the circle that begins at a random peer
+    first = int(start + (place - start) * stride) % count
+    second = int(start + (1.0 + random()) * stride) % count
+    indexes = [first, second, int(start + (2.0 + random()) * stride) % count]
+    kept = memory.best
+    if kept < count and kept not in indexes:
+        indexes.append(kept)
+    kept = memory.second
+    if kept < count and kept not in indexes:
+        indexes.append(kept)
+    return indexes
 
 
 class _Memory:
