@@ -148,7 +148,7 @@ def plots(results: Results, folder: Path) -> None:
     """The plots of the page."""
     policies = [policy for policy in PLAYED["equal_0.9_1"] if policy != "random"]
     lines = {
-        policy: [(c, measured(results, f"equal_0.9_{c}", policy, "p99").mean) for c in (1, 4, 64)]
+        policy: [(float(c), measured(results, f"equal_0.9_{c}", policy, "p99").mean) for c in (1, 4, 64)]
         for policy in policies
     }
     text = chart("10 equal servers, load 0.9", "callers", "p99, in mean service times", lines)

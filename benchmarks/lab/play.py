@@ -10,7 +10,9 @@ from typing import Final
 from zmesh._core.subset import nearest
 
 from .baselines import make
-from .world import Call, Caller, Server, World
+from .caller import Caller
+from .server import Server
+from .world import Call, World
 
 __all__ = ["SERVICE_TIME", "Outcome", "Scenario", "Stage", "play"]
 

@@ -10,7 +10,8 @@ from zmesh._core.admission import Admission
 from zmesh.errors import Code
 
 from .play import SERVICE_TIME, Scenario, Stage
-from .world import Call, Server
+from .server import Server
+from .world import Call
 
 __all__ = ["PLAYED", "SCENARIOS"]
 
