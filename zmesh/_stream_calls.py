@@ -23,6 +23,7 @@ class StreamCall(Outgoing):
     """A call of which the answer, the arguments or both are a stream. Awaited where the answer is one value."""
 
     future: asyncio.Future[Message]
+    watched = True
     inlet: Inlet | None = None  # of the answer
     _bucket: dict[Callable[[], None], float] | None = None
     _pump: asyncio.Task[None] | None = None
@@ -80,7 +81,6 @@ class StreamCall(Outgoing):
             self.inlet = Inlet(loop, config.stream_items, config.stream_bytes, self._credit)
         if self._items is not None:
             self.outlet = Outlet(loop, answer=False)
-        self.future = loop.create_future()
         try:
             self._bucket = client.begin(self, client.timeout(self._timeout))
         except BaseException:
