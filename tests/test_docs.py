@@ -46,7 +46,18 @@ RUNNING = [
     ROOT / "README.md",
     *(
         DOCS / f"{name}.md"
-        for name in ("tutorial", "testing", "errors", "discovery", "tour", "blocking", "streams", "one-to-many")
+        for name in (
+            "tutorial",
+            "testing",
+            "errors",
+            "discovery",
+            "tour",
+            "blocking",
+            "streams",
+            "one-to-many",
+            "failover",
+            "overload",
+        )
     ),
 ]
 SESSIONS = [ROOT / "README.md", DOCS / "tutorial.md"]

@@ -448,6 +448,7 @@ class Client:
         if error.may_have_run or call.begun:
             self.settle(call, error)
         elif worth_another_node(error.code):
+            self.judge.told(attempt, message[5], now)
             wanted = pushback(message[5])
             if wanted == math.inf:
                 error.may_have_run = call.may_have_run
@@ -519,6 +520,10 @@ class Client:
         if price is Cost.CHARGED:
             budget.charge(now)
         elif price is Cost.ASKED and not budget.retry(now):
+            hopeless = self.judge.hopeless(call, self._candidates(call), now)
+            if hopeless is not None:
+                self.settle(call, hopeless)
+                return
             call.owes = True
             self._park(call)
             return

@@ -10,7 +10,7 @@ from typing import Final
 
 from ._client import Client
 from ._core import messages as m
-from ._core.members import Member, Members
+from ._core.members import LEVEL_LASTS, Member, Members
 from ._core.messages import Hello, Message
 from ._core.peer import Event, State
 from ._core.timing import Deadlines
@@ -154,8 +154,8 @@ class Hub:
         member = link.member
         if member is not None:
             member.report(report)
-            if report[4] or member.level:
-                self.members.sheds(member, report[4], self._time())  # type: ignore[arg-type]
+            if report[4] or member.shedding:
+                self.members.sheds(member, "", report[4], self._time() + LEVEL_LASTS)  # type: ignore[arg-type]
 
     def stats(self) -> dict[str, object]:
         """What the serving half did since it started."""

@@ -28,6 +28,7 @@ _log = logging.getLogger("zmesh.client")
 
 _LEAST_DELAY: Final = 0.001  # seconds that a hedge by percentile waits at least (Finagle's BackupRequestFilter too)
 
+_LEVEL_LASTS: Final = 0.25  # seconds, that what a refusal tells is believed: the next one tells again
 _LATE: Final = 0.125  # seconds behind a deadline, from which on it was this process that was late: half a heartbeat
 
 
@@ -73,6 +74,12 @@ class Judge:
             if member.health.troubled:
                 self._members.succeeded(member, attempt.started, now)
 
+    def told(self, attempt: Attempt, fields: object, now: float) -> None:
+        """What a refusal says besides: from which rank on calls of the method are taken."""
+        level = fields.get("level") if isinstance(fields, dict) else None
+        if type(level) is int and level > 0:
+            self._members.sheds(attempt.member, attempt.call.target.path, level, now + _LEVEL_LASTS)
+
     def expired(self, attempt: Attempt, now: float) -> None:
         """The deadline of a call passed while a peer had it. One that was shorter than calls take there anyway, or that
         passed while this process stood still, tells nothing of the peer."""
@@ -108,7 +115,18 @@ class Judge:
                 if member.health.state is Wellness.DUE and self._may_probe(call, member, now):
                     self._members.probe(member, now)
                     return [member]
-        levels = [member.level if member.level and now < member.level_until else 0 for member in candidates]
+        taking = self._taking(call, candidates, now)
+        return taking or self._held_back(call, candidates)
+
+    def hopeless(self, call: Outgoing, candidates: Sequence[Member[Link]], now: float) -> RpcError | None:
+        """The error of a call that was refused, and that everybody would refuse."""
+        if not self._members.odd or self._taking(call, candidates, now):
+            return None
+        return self._held_back(call, candidates)
+
+    def _taking(self, call: Outgoing, candidates: Sequence[Member[Link]], now: float) -> Sequence[Member[Link]]:
+        """Who of the candidates takes calls of this rank, as far as they told."""
+        levels = [member.level(call.target.path, now) for member in candidates]
         highest = max(levels, default=0)
         if not highest:
             return candidates
@@ -117,14 +135,14 @@ class Judge:
         rank = call.rank
         if rank >= highest:
             return candidates
-        taking = [member for member, level in zip(candidates, levels, strict=True) if rank >= level]
-        if taking:
-            return taking
-        text = (
-            f"{call.target.path} was held back here: all {len(levels)} nodes that could take it are overloaded, "
-            f"and refuse calls of its priority ({rank // LOTS})"
-        )
-        return ResourceExhausted(text, may_have_run=False)
+        return [member for member, level in zip(candidates, levels, strict=True) if rank >= level]
+
+    @staticmethod
+    def _held_back(call: Outgoing, candidates: Sequence[Member[Link]]) -> ResourceExhausted:
+        many, priority = len(candidates), (call.rank or 0) // LOTS
+        who = f"all {many} nodes that could take it are" if many > 1 else f"{candidates[0].name!r} is"
+        text = f"{call.target.path} was held back here: {who} overloaded; of priority {priority} only a part is taken"
+        return ResourceExhausted(text, may_have_run=call.may_have_run)
 
     @staticmethod
     def _may_probe(call: Outgoing, member: Member[Link], now: float) -> bool:

@@ -358,6 +358,8 @@ class Server:
         self.refused += 1
         text = f"{self._name!r} does not take {message[2]} now: {refusal.reason}"
         fields: dict[str, object] = {"retry-after": min(int(refusal.retry_after * 1000) + 1, m.LIMIT)}
+        if refusal.level:
+            fields["level"] = refusal.level
         link.fail(message[1], Code.RESOURCE_EXHAUSTED, text, ran=False, fields=fields)  # type: ignore[arg-type]
         return True
 

@@ -254,7 +254,7 @@ envelope(
     [5, 3, 13, "ValueError: x", True, {"type": "ValueError", "traceback": "Traceback ...\n"}],
     to=CLIENT,
 )
-envelope("error: refused for load", [5, 6, 8, "busy", False, {"retry-after": 100}], to=CLIENT)
+envelope("error: refused for load", [5, 6, 8, "busy", False, {"retry-after": 100, "level": 704}], to=CLIENT)
 envelope("error: refused, and not to be tried again", [5, 7, 8, "busy", False, {"retry-after": False}], to=CLIENT)
 envelope("error with a code of a later version", [5, 4, 99, "?", True, None], to=CLIENT)
 envelope("error with unknown fields and a trailing item", [5, 5, 14, "", False, {"later": 1}, 1], to=CLIENT)

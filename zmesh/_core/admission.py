@@ -46,10 +46,12 @@ def rank_of(priority: int, lot: int) -> int:
 
 
 class Refusal(NamedTuple):
-    """Why a call may not join, in words, and after how many seconds it may be worth another try."""
+    """Why a call may not join, in words; after how many seconds it may be worth another try; and from which rank on
+    calls may join until then, where it was for that."""
 
     reason: str
     retry_after: float
+    level: int = 0
 
 
 class Admission:
@@ -88,6 +90,8 @@ class Admission:
 
     def admit(self, queued: int, remaining: float, rank: int, now: float) -> Refusal | None:
         """Whether a call may join behind `queued` others; None if it may. `remaining`: seconds until its deadline."""
+        if not queued:  # its turn is next, and it says nothing of what the node could do
+            return None
         if not self.standing:
             self.standing, self._rate = True, None
             self._restart(now)
@@ -96,7 +100,7 @@ class Admission:
             self._look(queued, now)
         if rank < self.level:
             reason = f"it is overloaded, and takes the {self._share:.0%} of all calls that are most important"
-            return Refusal(reason, STANDING)
+            return Refusal(reason, STANDING, self.level)
         self._ranks[rank // _GRAIN] += 1.0
         if self._rate is not None:
             before = 1 if self.newest_first else queued

@@ -27,6 +27,7 @@ class Member(Generic[LinkT]):
 
     __slots__ = (
         "_latencies",
+        "_levels",
         "_reported",
         "addresses",
         "capacity",
@@ -34,8 +35,6 @@ class Member(Generic[LinkT]):
         "hello",
         "id",
         "in_flight",
-        "level",
-        "level_until",
         "link",
         "name",
         "others",
@@ -58,8 +57,7 @@ class Member(Generic[LinkT]):
         self.capacity = 1.0
         self.weight = 1.0  # what balancing goes by: the capacity, less while it starts slowly or its handlers fail
         self.health = Health(jitter, now)
-        self.level = 0  # calls of a lower rank it refuses, as it told,
-        self.level_until = 0.0  # and until when that is believed
+        self._levels: dict[str, tuple[int, float]] = {}  # by path ("": any): what it refuses below, until when
         self.in_flight = 0
         self.others = 0
         self.round_trip: float | None = None
@@ -89,6 +87,27 @@ class Member(Generic[LinkT]):
         """Seconds that a call of `method` takes: what we saw, else what the peer reports of all its calls."""
         known = self._latencies.get(method)
         return self._reported if known is None else known.value
+
+    @property
+    def shedding(self) -> bool:
+        """Whether it told lately that it does not take all calls."""
+        return bool(self._levels)
+
+    def sheds(self, method: str, level: int, until: float) -> None:
+        """It takes calls of a method ("": of any) from this rank on, until a time."""
+        if level:
+            self._levels[method] = level, until
+        else:
+            self._levels.pop(method, None)
+
+    def level(self, method: str, now: float) -> int:
+        """From which rank on it takes calls of a method; 0: all."""
+        known = [self._levels[key] for key in ("", method) if key in self._levels]
+        return max((level for level, until in known if now < until), default=0)
+
+    def forget_levels(self, now: float) -> None:
+        """What it told is believed only for a while."""
+        self._levels = {method: known for method, known in self._levels.items() if now < known[1]}
 
     def forget_stale(self, now: float, best: dict[str, float]) -> None:
         """Halve each latency that had no sample for a while: only a call can show that a slow peer has recovered.
@@ -138,8 +157,9 @@ class Members(Generic[LinkT]):
         for member in self._peers.values():
             if member.health.unsettled:
                 self._wellness(member, member.health.tick(now))
-            if member.level and now >= member.level_until:
-                self.sheds(member, 0, now)
+            if member.shedding:
+                member.forget_levels(now)
+                self._look_odd(member)
         best: dict[str, float] = {}
         for member in self._peers.values():
             for method, average in member._latencies.items():
@@ -240,13 +260,13 @@ class Members(Generic[LinkT]):
             self._look_odd(member)
         return changed
 
-    def sheds(self, member: Member[LinkT], level: int, now: float) -> None:
-        """A peer told from which rank on it takes calls (0: all)."""
-        member.level, member.level_until = level, now + LEVEL_LASTS
+    def sheds(self, member: Member[LinkT], method: str, level: int, until: float) -> None:
+        """A peer told from which rank on it takes calls of a method ("": of any), 0 for all, until a time."""
+        member.sheds(method, level, until)
         self._look_odd(member)
 
     def _look_odd(self, member: Member[LinkT]) -> None:
-        odd = member.level or member.health.state is Wellness.DUE
+        odd = member.shedding or member.health.state is Wellness.DUE
         if odd and self._peers.get(member.id) is member:
             self.odd[member] = None
         else:
