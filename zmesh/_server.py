@@ -457,6 +457,7 @@ class Server:
             args, kwargs = schema.load_arguments(running.message[4], stream)
             running.message[4] = None
             coroutine: Coroutine[Any, Any, Any]
+            current.set(running)  # a plain `def` that returns an iterator runs right here
             if schema.is_async or schema.answers_stream:
                 if self._interceptors:
                     coroutine = self._intercepted(running, args, kwargs)
@@ -473,8 +474,7 @@ class Server:
             else:
                 coroutine = self._in_thread(running, args, kwargs)
             # Workers serve many calls: each runs in a context of its own, so that no variable leaks to the next. The
-            # worker's has what services set when they were entered and, from here on, whose call this is.
-            current.set(running)
+            # worker's has what services set when they were entered, and whose call this is.
             context = contextvars.copy_context()
             try:
                 awaited = context.run(coroutine.send, None)
