@@ -34,8 +34,7 @@ CLIENTS: Final = 3
 CALLS_PER_SECOND: Final[dict[Profile, float]] = {"chaos": 3.0, "single": 2.5, "drains": 12.0}  # of each caller
 STREAMS: Final = 0.25  # the share of calls that stream
 RECOVERY: Final = 5.0  # seconds after the last fault until everything works
-TAME = bool(os.environ.get("TAME"))
-DEFAULT_TIMEOUT: Final = 1.9  # of calls without one: less than many streams last
+DEFAULT_TIMEOUT: Final = 2.0  # of calls without one: less than many streams last
 
 
 class Run:
@@ -70,8 +69,9 @@ class Run:
         return zmesh.Config(
             timeout=DEFAULT_TIMEOUT,
             drain_grace=2.0 if chaos else 10.0,
-            stream_items=chooser.choice((1, 2, 5, 16, 64, 256)) if not TAME else 256,
-            stream_bytes=chooser.choice((100, 1000, 10_000, 1 << 20)) if not TAME else 1 << 20,
+            stream_grace=chooser.choice((0.3, 5.0)) if chaos else 10.0,
+            stream_items=chooser.choice((1, 2, 5, 16, 64, 256)),
+            stream_bytes=chooser.choice((100, 1000, 10_000, 1 << 20)),
             inline_limit=chooser.choice((64, 16 * 1024)),
             max_calls=chooser.choice((3, 10_000)) if chaos else 10_000,
         )
