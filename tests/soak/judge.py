@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import zmesh
+from zmesh._client import Outgoing
+from zmesh._core.credit import weigh
+from zmesh._server import Running
 from zmesh.testing import Host
 
 from .ledger import LATE, Ledger, Opened, Profile
@@ -185,8 +188,6 @@ def _compare(ledger: Ledger, what: str, outlet: Any, inlet: Any) -> None:
     if (outlet is None) != (inlet is None):
         ledger.complain("a stream that one side only knows of", what)
     elif outlet is not None:
-        from zmesh._core.credit import weigh
-
         window, taken = outlet._window, inlet._window
         sent = (window.items, window._under_way)
         waiting = (len(inlet) + taken._taken, sum(map(weigh, inlet._items)) + taken._taken_bytes)
@@ -219,9 +220,12 @@ def _left(hub: Any) -> list[str]:
     client, server, deadlines = hub.client, hub.server, hub.deadlines
     if client._parked:
         left.append(f"{len(client._parked)} calls that wait for a node")
-    for bucket in [*deadlines._near.values(), *deadlines._far.values()]:
-        # Those of another kind, for patience and hedging, come due by themselves.
-        left += [f"the deadline of {item!r}" for item in bucket if hasattr(item, "deadline")]
+    for buckets in (deadlines._near, deadlines._far):
+        for item in (item for bucket in buckets.values() for item in bucket):
+            # Taken back in its last two seconds, one may stay for them; patience and hedging come due themselves.
+            over = item.over if isinstance(item, Running) else not isinstance(item, Outgoing) or item.future.done()
+            if not over or (buckets is deadlines._far and isinstance(item, (Running, Outgoing))):
+                left.append(f"the deadline of {item!r}")
     if server is not None:
         if server.in_flight or server._waiting or server._queue:
             left.append(
