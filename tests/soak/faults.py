@@ -55,7 +55,7 @@ class Faults:
         chooser = self.random
         end = self.mesh.now + seconds
         while self.mesh.now < end:
-            await asyncio.sleep(chooser.expovariate(2.5))
+            await asyncio.sleep(chooser.expovariate(3.0))
             host, other = chooser.sample(hosts, 2)
             kind = chooser.choice(
                 ("pause", "stall", "crash", "drain", "cut", "one way", "isolate", "reset", "slow", "lossy", "split")

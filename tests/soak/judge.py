@@ -15,7 +15,7 @@ from zmesh.testing import Host
 from .ledger import LATE, Ledger, Opened, Profile
 from .streams import StreamRecord
 
-PROMPTLY: Final = 0.05  # seconds from the end of a stream until all that it opened is closed, where all is well
+PROMPTLY: Final = 0.1  # seconds from the end of a stream until all that it opened is closed, where all is well
 
 # What may end a stream that nobody told to fail. INTERNAL and INVALID_ARGUMENT are never among it.
 _FAULTS: Final = (zmesh.Unavailable, zmesh.MaybeExecuted, zmesh.DeadlineExceeded, zmesh.Cancelled)
@@ -135,7 +135,8 @@ def _judge_items(ledger: Ledger, record: StreamRecord, handlers: list[Opened]) -
 def _judge_closing(ledger: Ledger, record: StreamRecord, profile: Profile) -> None:
     assert record.ended is not None
     source = record.source
-    if source is not None and source.closed is not None and source.closed > ledger.allowed(record.caller, record.ended):
+    ended = record.ended + record.plan.making.closing
+    if source is not None and source.closed is not None and source.closed > ledger.allowed(record.caller, ended):
         ledger.complain(f"ended before {source}", record)
     if profile == "chaos":
         return

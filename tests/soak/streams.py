@@ -53,6 +53,7 @@ class Making:
     size: int = 0  # bytes, at most
     fails: int = -1  # raises in place of this one
     hold: bool = False  # makes no more when the run is quiet, and ends when it is released
+    closing: float = 0.0  # seconds that it takes to close
 
 
 @dataclass(frozen=True)
@@ -97,18 +98,22 @@ async def make(
 ) -> AsyncIterator[bytes]:
     """Items, as they were planned. Whoever opened it closes it."""
     with closing(ledger, opened):
-        for number in range(making.items):
-            if making.pause:
-                await asyncio.sleep(making.pause)
-            if making.hold and ledger.quiet:
-                await ledger.released.wait()
-                break
-            if number == making.fails:
-                opened.raised = True
-                raise failure()
-            opened.items += 1
-            yield item_of(opened.token, opened.run, number, making.size)
-        opened.finished = True
+        try:
+            for number in range(making.items):
+                if making.pause:
+                    await asyncio.sleep(making.pause)
+                if making.hold and ledger.quiet:
+                    await ledger.released.wait()
+                    break
+                if number == making.fails:
+                    opened.raised = True
+                    raise failure()
+                opened.items += 1
+                yield item_of(opened.token, opened.run, number, making.size)
+            opened.finished = True
+        finally:
+            if making.closing:
+                await asyncio.sleep(making.closing)
 
 
 @contextlib.contextmanager
@@ -243,6 +248,7 @@ class Plan:
     leaves: int = -1  # after so many answers
     closes: bool = True  # and says so, or only forgets the stream
     timeout: float | None = None
+    hedge_after: float | None = None
     gives_up: float | None = None  # cancelled after so many seconds
     by_name: bool = False
 
@@ -300,6 +306,10 @@ def draw(chooser: random.Random, profile: Profile, *, serves: bool) -> Plan:
     reading = Reading(chooser.choice((0.0, 0.0, 0.0, 0.01)))
     plan = Plan(method, making, reading, min(slow, 1.0 / (items + 1)))
     plan = dataclasses.replace(plan, by_name=chooser.random() < 0.15)
+    if chooser.random() < 0.1:
+        plan = dataclasses.replace(plan, making=dataclasses.replace(making, closing=0.02))
+    if method == "count" and chooser.random() < 0.3:
+        plan = dataclasses.replace(plan, hedge_after=chooser.choice((0.001, 0.1)))
     if profile == "chaos" and chooser.random() < 0.3:
         plan = dataclasses.replace(plan, timeout=chooser.choice((0.3, 1.0, 3.0)))
     some = chooser.randint(1, max(items, 1))
@@ -311,9 +321,9 @@ def draw(chooser: random.Random, profile: Profile, *, serves: bool) -> Plan:
         case "fails" if kind.takes_stream:
             return dataclasses.replace(plan, reading=dataclasses.replace(reading, fails=some))
         case "fails":
-            return dataclasses.replace(plan, making=dataclasses.replace(making, fails=some - 1))
+            return dataclasses.replace(plan, making=dataclasses.replace(plan.making, fails=some - 1))
         case "source" if kind.takes_stream:
-            return dataclasses.replace(plan, making=dataclasses.replace(making, fails=some - 1))
+            return dataclasses.replace(plan, making=dataclasses.replace(plan.making, fails=some - 1))
         case "stops" if kind.takes_stream:
             return dataclasses.replace(plan, reading=dataclasses.replace(reading, stops=some))
         case "cancel" if profile == "chaos":
@@ -323,7 +333,7 @@ def draw(chooser: random.Random, profile: Profile, *, serves: bool) -> Plan:
 
 def draw_held(chooser: random.Random) -> Plan:
     """A stream that lasts: it goes on until the run is quiet, stands still, and is read to the end when released."""
-    making = Making(ENDLESS, chooser.choice((0.05, 0.1, 0.3)), chooser.choice((0, 100, 2000)), hold=True)
+    making = Making(ENDLESS, chooser.choice((0.1, 0.3)), chooser.choice((0, 100, 2000)), hold=True)
     return Plan(chooser.choice(list(METHODS)[:6]), making, pause=chooser.choice((0.0, 0.1, 0.5)))
 
 
@@ -343,7 +353,9 @@ async def call(ledger: Ledger, host: Host, plan: Plan) -> StreamRecord:
         arguments["reading"] = dataclasses.asdict(plan.reading) if plan.by_name else plan.reading
     else:
         arguments["making"] = dataclasses.asdict(plan.making) if plan.by_name else plan.making
-    client: Any = host.node.client("Streams" if plan.by_name else Streams).options(timeout=plan.timeout)
+    client: Any = host.node.client("Streams" if plan.by_name else Streams).options(
+        timeout=plan.timeout, hedge_after=plan.hedge_after
+    )
     made = getattr(client, plan.method)(**arguments)
     del arguments
     try:
