@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -53,3 +54,80 @@ async def test_a_stream_that_ends_with_its_own_node_may_have_run(mesh: Mesh, kin
     assert errors[0].may_have_run
     await asyncio.sleep(1)
     at_rest(server)
+
+
+class Slow(zmesh.Service):
+    """Its generators take a moment to close, and need the service for it."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    async def __aenter__(self) -> Slow:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.log.append("left")
+
+    @zmesh.rpc
+    def ticks(self) -> AsyncIterator[int]:
+        return closed_slowly(self.log)
+
+    @zmesh.rpc
+    async def total(self, numbers: AsyncIterator[int]) -> int:
+        return sum([number async for number in numbers])
+
+
+async def closed_slowly(log: list[str]) -> AsyncIterator[int]:
+    try:
+        for number in range(1000):
+            await asyncio.sleep(0.1)
+            yield number
+    finally:
+        await asyncio.sleep(0.02)
+        log.append("closed")
+
+
+@zmesh.testing.simulated()
+async def test_a_service_is_left_when_its_streams_are_closed(mesh: Mesh) -> None:
+    service = Slow()
+    server = await mesh.start(service, name="server", config=zmesh.Config(drain_grace=0.5))
+    caller = await mesh.start(name="caller")
+    client = caller.node.client(Slow).options(timeout=60.0)
+    reading = asyncio.create_task(caller.run(collect(client.ticks())))
+    await asyncio.sleep(1)
+    await server.stop()
+    assert service.log == ["closed", "left"]
+    with pytest.raises(zmesh.Unavailable, match="was cut off"):
+        await reading
+    at_rest(caller)
+
+
+@zmesh.testing.simulated()
+async def test_leaving_a_node_closes_what_its_calls_read(mesh: Mesh) -> None:
+    await mesh.start(Slow(), name="server")
+    caller = await mesh.start(name="caller")
+    log: list[str] = []
+    calling = asyncio.create_task(caller.run(caller.node.client(Slow).total(closed_slowly(log))))
+    await asyncio.sleep(1)
+    await asyncio.gather(caller.stop(), calling, return_exceptions=True)
+    assert log == ["closed"]
+
+
+@zmesh.testing.simulated()
+async def test_leaving_a_node_does_not_wait_for_what_refuses_to_close(mesh: Mesh) -> None:
+    class Stubborn(zmesh.Service):
+        @zmesh.rpc
+        async def wait(self) -> None:
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1000)
+
+    server = await mesh.start(Stubborn(), name="server", config=zmesh.Config(drain_grace=0.5))
+    caller = await mesh.start(name="caller")
+    calling = asyncio.create_task(caller.run(caller.node.client(Stubborn).options(timeout=60.0).wait()))
+    await asyncio.sleep(1)
+    began = mesh.now
+    await server.stop()
+    assert mesh.now - began < 3
+    with pytest.raises(zmesh.MaybeExecuted):
+        await calling

@@ -238,7 +238,7 @@ class Server:
         self._queue_wait = Average(_LATENCY_MEMORY)
         self._queue: deque[Running] = deque()  # admitted, not begun
         self._idle: list[asyncio.Future[None]] = []  # workers that wait for a call
-        self._workers: dict[asyncio.Task[None], None] = {}
+        self.workers: dict[asyncio.Task[None], None] = {}
         self._waking = False
         self._ended = 0.0  # when a handler last ended
         self._drained: asyncio.Event = asyncio.Event()
@@ -381,11 +381,14 @@ class Server:
                 self._stop(running)
 
     def stop(self) -> None:
-        """Cancel what runs; take no more."""
+        """Cancel what runs; take no more. Who was cancelled before goes on closing."""
+        busy = {running.task for running in self._waiting}
         for running in [*self._queue, *self._waiting]:
-            self._stop(running)
-        for worker in list(self._workers):
-            worker.cancel()
+            if not running.answered:
+                self._stop(running)
+        for worker in list(self.workers):
+            if worker not in busy:
+                worker.cancel()
         self._executor.close()
 
     # -- workers
@@ -399,8 +402,8 @@ class Server:
                 waiting.set_result(None)
                 return
         task = self.loop.create_task(self._work(), context=self._context.copy())
-        self._workers[task] = None
-        task.add_done_callback(self._workers.pop)
+        self.workers[task] = None
+        task.add_done_callback(self.workers.pop)
 
     async def _work(self) -> None:
         """Run calls, one after the other: those that finish without waiting cost no task and no turn of the loop.

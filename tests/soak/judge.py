@@ -232,6 +232,6 @@ def _left(hub: Any) -> list[str]:
             left.append(
                 f"{server.in_flight} calls in flight, {len(server._waiting)} wait, {len(server._queue)} to begin"
             )
-        if len(server._idle) != len(server._workers):
-            left.append(f"{len(server._workers) - len(server._idle)} workers that are not idle")
+        if len(server._idle) != len(server.workers):
+            left.append(f"{len(server.workers) - len(server._idle)} workers that are not idle")
     return left
