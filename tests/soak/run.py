@@ -34,6 +34,7 @@ CLIENTS: Final = 3
 CALLS_PER_SECOND: Final[dict[Profile, float]] = {"chaos": 3.0, "single": 2.2, "drains": 10.0}  # of each caller
 STREAMS: Final = 0.25  # the share of calls that stream
 RECOVERY: Final = 5.0  # seconds after the last fault until everything works
+TIME_LIMIT: Final = 60.0  # virtual seconds: more than twice what a run takes
 DEFAULT_TIMEOUT: Final = 2.0  # of calls without one: less than many streams last
 
 
@@ -261,12 +262,13 @@ def run(seed: int, *, keep_trace: bool = False) -> Result:
     began = time.perf_counter()
     failure: BaseException | None = None
     try:
-        zmesh.testing.run(main, seed=seed, link=link, clock_skew=1e5)
+        zmesh.testing.run(main, seed=seed, link=link, clock_skew=1e5, time_limit=TIME_LIMIT)
     except Exception as error:
         failure = error
     ledger = runs[0].ledger
     if failure is not None:
-        ledger.violations.append(_explain(failure))
+        ledger.violations += [f"has not ended: {record}" for record in ledger.calls if not record.ends]
+        ledger.violations.insert(0, _explain(failure))
     outcomes: dict[str, int] = {}
     for record in ledger.calls:
         digest.update(f"{record}\n".encode())
