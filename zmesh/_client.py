@@ -11,7 +11,7 @@ import math
 import os
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakSet
@@ -183,6 +183,7 @@ class Client:
         self._parked: dict[Outgoing, None] = {}  # calls that wait for a peer
         self._resume_handle: asyncio.Handle | None = None
         self.closed: RpcError | None = None
+        self.sources: dict[asyncio.Task[None], None] = {}  # that read streams of arguments, or close them
         _CLIENTS.add(self)
 
     # -- one call
@@ -238,6 +239,13 @@ class Client:
     def timeout(self, given: float | None) -> float:
         """Seconds, where the caller may not have said how many."""
         return self._config.timeout if given is None else given
+
+    def run_source(self, source: Coroutine[Any, Any, None], path: str) -> asyncio.Task[None]:
+        """Read a stream of arguments for a call of `path`, or close it, in a task of its own."""
+        task = self.loop.create_task(source, name=f"{path} arguments")
+        self.sources[task] = None
+        task.add_done_callback(self.sources.pop)
+        return task
 
     def want(self, service: str) -> None:
         """Calls of `service` are about to be made."""

@@ -88,7 +88,7 @@ class StreamCall(Outgoing):
             raise
         self.future.add_done_callback(self._done)
         if self._items is not None:
-            self._pump = loop.create_task(self._send_items(self._items), name=f"{self.target.path} arguments")
+            self._pump = client.run_source(self._send_items(self._items), self.target.path)
 
     def finish(self) -> None:
         """It is over for the caller: nothing of it is left behind here, and the peer is told."""
@@ -108,7 +108,7 @@ class StreamCall(Outgoing):
         items, self._items = self._items, None
         close = getattr(items, "aclose", None)
         if close is not None:
-            self._pump = self.client.loop.create_task(close(), name=f"{self.target.path} arguments")
+            self._pump = self.client.run_source(close(), self.target.path)
 
     def cancel(self) -> None:
         """Nobody wants what is still to come."""
