@@ -9,6 +9,9 @@ How a page is read:
 - `console` blocks run in one bash, together with the `sh` blocks between them. Lines behind a command are what
   comes out after it, in this order; lines between them are not shown.
 - `<!-- skip: reason -->` before a block: it does not run.
+- `<!-- names: ... -->` before a file's block: later blocks have its names.
+- `<!-- beside: COMMAND -->` before a block: it runs while the command does, on the same mesh.
+- `<!-- stop: SIGTERM, once SERVICE.METHOD answers -->` before a block: it runs until the signal ends it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import inspect
 import io
@@ -32,6 +36,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import zmesh
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -135,8 +141,40 @@ def run_python(page: Path, block: Block, namespace: dict[str, Any]) -> str:
     return printed.getvalue()
 
 
+@contextlib.contextmanager
+def surroundings(block: Block) -> Iterator[None]:
+    """What a block's comment asks for while it runs."""
+    if block.comment.startswith("beside: "):
+        command = block.comment.removeprefix("beside: ").split()
+        with subprocess.Popen([sys.executable, "-m", *command]) as process:
+            try:
+                yield
+            finally:
+                process.terminate()
+                assert process.wait(20) == 0
+    elif match := re.fullmatch(r"stop: SIGTERM, once (\w+)\.(\w+) answers", block.comment):
+        ended = threading.Thread(target=end_when_it_answers, args=match.groups())
+        ended.start()
+        try:
+            yield
+        finally:
+            ended.join()
+    else:
+        yield
+
+
+def end_when_it_answers(service: str, method: str) -> None:
+    """Signal this process, as a terminal would, once a node of it answers."""
+    try:
+        with zmesh.connect() as mesh:
+            getattr(mesh.client(service), method)("World")
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.parametrize("page", RUNNING, ids=lambda page: page.name)
-def test_python_runs_as_printed(page: Path, folder: Path) -> None:
+def test_python_runs_as_printed(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(folder))  # for the commands beside a block
     namespace: dict[str, Any] = {"__name__": "docs"}
     printed, promised, ran = "", True, 0
     for block in blocks(page):
@@ -147,8 +185,11 @@ def test_python_runs_as_printed(page: Path, folder: Path) -> None:
             if block.file is not None:
                 (folder / block.file).write_text(block.text, encoding="utf-8")
                 printed, promised = "", True
+                if block.comment.startswith("names:"):
+                    namespace |= vars(importlib.import_module(block.file.removesuffix(".py")))
             else:
-                printed, promised = run_python(page, block, namespace), False
+                with surroundings(block):
+                    printed, promised = run_python(page, block, namespace), False
             ran += 1
         elif block.comment == "output":
             expected, actual = block.text.splitlines(), printed.splitlines()

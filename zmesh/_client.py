@@ -11,7 +11,7 @@ import math
 import os
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from weakref import WeakSet
@@ -83,7 +83,8 @@ class Outgoing(Call[Any]):
     What most calls never need is only on the class: setting it at each call costs more than all else here.
     """
 
-    future: Waiter | asyncio.Future[Message]  # asyncio's where more than the caller is told of its end
+    future: Waiter | asyncio.Future[Message]
+    watched = False  # whether more than its caller is told of its end
     deadline: float
     selection: Selection | None = None  # which of those that offer the service may take it
     hedge_after: float | str | None = None  # seconds without an answer, or of which percentile, until it is hedged
@@ -184,14 +185,13 @@ class Client:
         self._parked: dict[Outgoing, None] = {}  # calls that wait for a peer
         self._resume_handle: asyncio.Handle | None = None
         self.closed: RpcError | None = None
+        self.sources: dict[asyncio.Task[None], None] = {}  # that read streams of arguments, or close them
         _CLIENTS.add(self)
 
     # -- one call
 
     async def perform(self, call: Outgoing, timeout: float) -> Any:
         """Send a call and wait for its answer. Raises RpcError; on any way out nothing of the call is left behind."""
-        # How long a hedged call takes is measured, too: asyncio's own future tells more than one.
-        call.future = Waiter(self._stepper) if call.hedge_after is None else self._loop.create_future()
         bucket = self.begin(call, timeout)
         try:
             message: Any = await call.future
@@ -205,8 +205,7 @@ class Client:
         return call.target.load(message[2])
 
     def begin(self, call: Outgoing, timeout: float) -> dict[Callable[[], None], float]:
-        """Put a call, which has its future, on its way; the bucket that its deadline waits in. Whoever waits for it
-        calls `forget` at last."""
+        """Put a call on its way; the bucket that its deadline waits in. Whoever waits for it calls `forget` at last."""
         if self.closed is not None:
             raise type(self.closed)(self.closed.message, may_have_run=False)
         now = self._time()
@@ -220,6 +219,10 @@ class Client:
                 call.marked = True
         call.deadline = deadline
         bucket = self._deadlines.add(deadline, call, now)
+        # A call that is alone goes on at once when it is answered. Where there are many, a turn of the loop serves them
+        # all, and asyncio's own future costs less; it also tells more than one of its end.
+        alone = len(bucket) == 1 and call.hedge_after is None and not call.watched
+        call.future = Waiter(self._stepper) if alone else self._loop.create_future()
         call.target.budget.calls += 1
         self._start(call, now)
         if call.hedge_after is not None:
@@ -238,6 +241,13 @@ class Client:
     def timeout(self, given: float | None) -> float:
         """Seconds, where the caller may not have said how many."""
         return self._config.timeout if given is None else given
+
+    def run_source(self, source: Coroutine[Any, Any, None], path: str) -> asyncio.Task[None]:
+        """Read a stream of arguments for a call of `path`, or close it, in a task of its own."""
+        task = self.loop.create_task(source, name=f"{path} arguments")
+        self.sources[task] = None
+        task.add_done_callback(self.sources.pop)
+        return task
 
     def want(self, service: str, all: bool = False) -> None:
         """Calls of `service` are about to be made; they may go to `all` who offer it."""

@@ -28,6 +28,7 @@ __all__ = ["Hub"]
 _log = logging.getLogger("zmesh.node")
 
 _BUSY_TICKS: Final = 5  # looks at silence per heartbeat while calls are open: suspicion is at most 50 ms late
+_CLOSING: Final = 1.0  # seconds that generators have to close when their node leaves: some never would
 _MUTED: Final = 1_000  # links that were refused and whose channel is remembered, so that each is logged once
 
 
@@ -261,6 +262,13 @@ class Hub:
         if self.server is not None:
             self.server.stop()
         self.transport.close()
+
+    async def closed(self) -> None:
+        """After `close`: wait, for a while, until the handlers and streams of arguments that it ended are closed."""
+        tasks = [*self.client.sources, *(self.server.workers if self.server is not None else ())]
+        others = [task for task in tasks if task is not asyncio.current_task()]
+        if others:
+            await asyncio.wait(others, timeout=_CLOSING)
 
     # -- inside
 

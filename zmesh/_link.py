@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 from ._core import messages as m
 from ._core.messages import LIMIT, Hello, Message, ProtocolError
 from ._core.timing import QueueClock, expand
-from ._core.wire import decode
+from ._core.wire import decode, is_plain
 from ._outbox import Outbox
 from ._platform import clock_of
 from ._transport import Channel, Frame
@@ -157,7 +157,7 @@ class Link:
         """Number and send a call. Raises TypeError or ValueError for a value without a form on the wire."""
         target = call.target
         arguments = call.arguments
-        if target.buffers:
+        if target.buffers and not is_plain(arguments):
             arguments = self._outbox.externalize(arguments)
         pending = self.pending
         sequence = self.sequence + 1
@@ -192,7 +192,7 @@ class Link:
 
         buffers: whether the value may hold large binary values.
         """
-        if buffers:
+        if buffers and not is_plain(value):
             value = self._outbox.externalize(value)
         self.owes_report = True
         self.post([m.REPLY, number, value, metadata])
@@ -300,7 +300,7 @@ class Link:
             try:
                 stepper.step()
             finally:
-                outbox.release()
+                outbox.release(others=len(self.pending) + len(self.running) > 1)
 
     def _handle(self, messages: list[Any], waited: int, now: float) -> None:
         """Messages of one envelope, which stood `waited` ms in queues."""
@@ -325,7 +325,9 @@ class Link:
                         and 0 <= number <= LIMIT
                         and type(message[4]) in m.ARGUMENT_TYPES
                     ):
-                        self._call_received(message, waited, now)
+                        if not self._said_goodbye:  # which promised that this one does not run
+                            self._last_received = number
+                            owner.call_received(self, message, waited, now)
                         continue
             self._handle_any(message, waited, now)
             if self.stage is _CLOSED:
@@ -347,7 +349,9 @@ class Link:
         elif kind == m.REPLY or kind == m.ERROR:
             self._answer_received(message, now)
         elif kind == m.CALL:
-            self._call_received(message, waited, now)
+            if not self._said_goodbye:
+                self._last_received = message[1]
+                self._owner.call_received(self, message, waited, now)
         elif kind == m.ITEM or kind == m.CREDIT or kind == m.END:
             self._stream_received(kind, message)
         else:
@@ -357,11 +361,6 @@ class Link:
         attempt = self.pending.pop(message[1], None)
         if attempt is not None:  # else we gave it up
             self._owner.reply_received(self, attempt, message, now)
-
-    def _call_received(self, message: Any, waited: int, now: float) -> None:
-        if not self._said_goodbye:  # which promised that this one does not run
-            self._last_received = message[1]
-            self._owner.call_received(self, message, waited, now)
 
     def closed(self, reason: str) -> None:
         self._end(reason)

@@ -80,10 +80,17 @@ class Outbox:
         """Until `release`, what is posted waits for it."""
         self._armed = True
 
-    def release(self) -> None:
-        """Send everything that was posted, as far as the transport takes it."""
-        if self._handle is None:
+    def release(self, *, others: bool) -> None:
+        """Send everything that was posted: now, or, where `others` are under way, with what these lead to in this turn
+        of the loop. Without that, envelopes that were split once would stay small."""
+        if self._handle is not None:
+            return
+        if not others:
             self._flush()
+        elif self._messages or self._link.owes_report:
+            self._handle = self._loop.call_soon(self._flush)
+        else:
+            self._armed = False
 
     def flush(self) -> None:
         """Send everything now, as far as the transport takes it."""

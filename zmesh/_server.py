@@ -274,7 +274,7 @@ class Server:
         self.refused = 0  # calls, for load
         self.repeated = 0  # calls that were not the first attempt
         self._idle: list[Waiter] = []  # workers that wait for a call
-        self._workers: dict[asyncio.Task[None], None] = {}
+        self.workers: dict[asyncio.Task[None], None] = {}
         self._waking = False
         self._held_up = False  # calls came late: what came behind them is read before they begin
         self._ended = 0.0  # when a handler last ended
@@ -460,11 +460,14 @@ class Server:
                 self._stop(running)
 
     def stop(self) -> None:
-        """Cancel what runs; take no more."""
+        """Cancel what runs; take no more. Who was cancelled before goes on closing."""
+        busy = {running.task for running in self._waiting}
         for running in [*self._queue, *self._waiting]:
-            self._stop(running)
-        for worker in list(self._workers):
-            worker.cancel()
+            if not running.answered:
+                self._stop(running)
+        for worker in list(self.workers):
+            if worker not in busy:
+                worker.cancel()
         self._executor.close()
 
     # -- workers
@@ -478,8 +481,8 @@ class Server:
                 waiting.set_result(None)
                 return
         task = self.loop.create_task(self._work(), context=self._context.copy())
-        self._workers[task] = None
-        task.add_done_callback(self._workers.pop)
+        self.workers[task] = None
+        task.add_done_callback(self.workers.pop)
 
     async def _work(self) -> None:
         """Run calls, one after the other: those that finish without waiting cost no task and no turn of the loop.
@@ -550,6 +553,7 @@ class Server:
             args, kwargs = schema.load_arguments(running.message[4], stream)
             running.message[4] = None
             coroutine: Coroutine[Any, Any, Any]
+            current.set(running)  # a plain `def` that returns an iterator runs right here
             if schema.is_async or schema.answers_stream:
                 if self._interceptors:
                     coroutine = self._intercepted(running, args, kwargs)
@@ -566,8 +570,7 @@ class Server:
             else:
                 coroutine = self._in_thread(running, args, kwargs)
             # Workers serve many calls: each runs in a context of its own, so that no variable leaks to the next. The
-            # worker's has what services set when they were entered and, from here on, whose call this is.
-            current.set(running)
+            # worker's has what services set when they were entered, and whose call this is.
             context = contextvars.copy_context()
             try:
                 awaited = context.run(coroutine.send, None)

@@ -23,6 +23,7 @@ class StreamCall(Outgoing):
     """A call of which the answer, the arguments or both are a stream. Awaited where the answer is one value."""
 
     future: asyncio.Future[Message]
+    watched = True
     inlet: Inlet | None = None  # of the answer
     _bucket: dict[Callable[[], None], float] | None = None
     _pump: asyncio.Task[None] | None = None
@@ -80,7 +81,6 @@ class StreamCall(Outgoing):
             self.inlet = Inlet(loop, config.stream_items, config.stream_bytes, self._credit)
         if self._items is not None:
             self.outlet = Outlet(loop, answer=False)
-        self.future = loop.create_future()
         try:
             self._bucket = client.begin(self, client.timeout(self._timeout))
         except BaseException:
@@ -88,7 +88,7 @@ class StreamCall(Outgoing):
             raise
         self.future.add_done_callback(self._done)
         if self._items is not None:
-            self._pump = loop.create_task(self._send_items(self._items), name=f"{self.target.path} arguments")
+            self._pump = client.run_source(self._send_items(self._items), self.target.path)
 
     def finish(self) -> None:
         """It is over for the caller: nothing of it is left behind here, and the peer is told."""
@@ -108,7 +108,7 @@ class StreamCall(Outgoing):
         items, self._items = self._items, None
         close = getattr(items, "aclose", None)
         if close is not None:
-            self._pump = self.client.loop.create_task(close(), name=f"{self.target.path} arguments")
+            self._pump = self.client.run_source(close(), self.target.path)
 
     def cancel(self) -> None:
         """Nobody wants what is still to come."""

@@ -504,6 +504,7 @@ class Node:
             try:
                 hub.close()
                 await asyncio.gather(*(source.close() for source in self._sources), return_exceptions=True)
+                await hub.closed()
             finally:
                 await self._exits.aclose()
 

@@ -156,22 +156,28 @@ class _Socket:
         self._closed = False
 
     def _watch(self) -> None:
-        self._loop.add_reader(self._descriptor, self.poll)
+        self._loop.add_reader(self._descriptor, self._edge)
         self._look_again()  # an edge may have passed before anybody watched
 
-    def poll(self, limit: int | None = _ENVELOPES_A_TURN) -> None:
+    def _edge(self) -> None:
+        """Something happened: nearly always a message came, so the first look is the receipt itself."""
+        if not self._closed:
+            self.poll(came=True)
+
+    def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False) -> None:
         """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn."""
         taken = 0
         polling, self._polling = self._polling, True
         try:
-            while not self._closed and self._readable():
+            while came or (not self._closed and self._readable()):
                 self._receive()
+                came = False
                 taken += 1
                 if taken == limit:
                     self._look_again()
                     return
         except zmq.ZMQError as error:
-            if not self._closed and error.errno not in (zmq.ETERM, zmq.ENOTSOCK):
+            if not self._closed and error.errno not in (zmq.EAGAIN, zmq.ETERM, zmq.ENOTSOCK):
                 raise
         except BaseException:  # of a task that went on: it ends the loop, or the loop logs it and goes on
             self._look_again()
@@ -254,8 +260,8 @@ class _Dialed(_Socket):
         self._monitor.close(linger=0)
         self._close_socket(linger)
 
-    def poll(self, limit: int | None = _ENVELOPES_A_TURN) -> None:
-        super().poll(limit)
+    def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False) -> None:
+        super().poll(limit, came=came)
         if limit is None and not self._closed:
             self._poll_monitor()
 

@@ -120,13 +120,13 @@ class Network:
         """Let nothing through from `source` to `target`."""
         self._cut.add((source, target))
         self.record(source.name, f"path to {target.name} cut")
-        self._paths_changed()
+        self._path_changed(source, target)
 
     def heal(self, source: Machine, target: Machine) -> None:
         """Undo `cut`."""
         self._cut.discard((source, target))
         self.record(source.name, f"path to {target.name} healed")
-        self._paths_changed()
+        self._path_changed(source, target)
 
     def is_cut(self, source: Machine, target: Machine) -> bool:
         """Whether `cut` is in force."""
@@ -179,6 +179,11 @@ class Network:
         for end in list(self.ends):
             if end.transport is transport:
                 end.shut()
+
+    def _path_changed(self, source: Machine, target: Machine) -> None:
+        for end in list(self.ends):
+            if end.peer_machine is source and end.machine is target:
+                end.listen_for_peer()
 
     def _paths_changed(self) -> None:
         for end in list(self.ends):
