@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 import zmesh
 import zmesh.testing
-from zmesh._core.balance import make_policy
+from zmesh._core.balance import POLICIES, make_policy
+from zmesh.balance import Candidate
 from zmesh.testing import Host, Mesh
 
 
@@ -256,27 +258,38 @@ async def test_random_takes_any(mesh: Mesh) -> None:
 
 
 def test_a_policy_that_there_is_not() -> None:
-    with pytest.raises(ValueError, match="no balancing policy 'fastest'; there are least_loaded, random, round_robin"):
+    with pytest.raises(
+        ValueError, match="no balancing policy 'fastest'; there are least_loaded, least_request, peak_ewma, "
+    ):
         zmesh.Node(balance="fastest")
 
 
-# -- the rule itself
+# -- the rules themselves
 
 
 @dataclass
 class Fake:
+    """A peer that was not called for long, and whose report has just come."""
+
     seconds: float | None = 0.01
     in_flight: int = 0
     others: int = 0
     weight: float = 1.0
+    reported_at: float = 100.0
+    called_at: float = 0.0
+    id: bytes = b""
+    name: str = ""
 
     def latency(self, method: str) -> float | None:
         return self.seconds
 
 
-def chosen(*candidates: Fake) -> set[int]:
-    """Who is chosen, whatever the dice say."""
-    return {make_policy("least_loaded", random.Random(seed)).choose(candidates, "S.m") for seed in range(100)}
+NOW = 100.0
+
+
+def chosen(*candidates: Fake, policy: str = "least_loaded") -> set[int]:
+    """Who is chosen first, whatever the dice say."""
+    return {make_policy(policy, random.Random(seed)).choose(candidates, "S.m", NOW) for seed in range(100)}
 
 
 @pytest.mark.parametrize(
@@ -287,13 +300,16 @@ def chosen(*candidates: Fake) -> set[int]:
         ([Fake(others=1), Fake()], {1}),
         ([Fake(in_flight=1, others=2), Fake(in_flight=2)], {1}),
         ([Fake(0.1), Fake(0.01)], {1}),
-        ([Fake(0.1), Fake(0.01, in_flight=8)], {0, 1}),  # 0.1 against 0.09: a tie
+        ([Fake(0.1), Fake(0.01, in_flight=8)], {1}),
         ([Fake(0.1), Fake(0.01, in_flight=20)], {0}),
         ([Fake(weight=4, in_flight=2), Fake(weight=1)], {0}),
-        ([Fake(), Fake(0.0105)], {0, 1}),  # noise is a tie
-        ([Fake(None), Fake(1e-6)], {0}),  # one call shows what nobody knows yet
-        ([Fake(None, in_flight=1), Fake(100.0, in_flight=100)], {1}),
+        ([Fake(None, in_flight=1), Fake(100.0, in_flight=100)], {1}),  # its first answer is waited for
         ([Fake(None, in_flight=1), Fake(None, in_flight=3)], {0}),
+        ([Fake(None, in_flight=1), Fake(None)], {1}),
+        ([Fake(0.0), Fake(0.0)], {0, 1}),  # no time at all, as in virtual time
+        ([Fake(called_at=NOW), Fake(called_at=NOW - 0.01)], {1}),  # who was called longer ago
+        ([Fake(called_at=NOW), Fake(called_at=NOW - 0.01, in_flight=1)], {0}),  # but load counts more
+        ([Fake(others=50, reported_at=0.0), Fake(in_flight=1)], {0}),  # of a long time ago
         ([Fake(in_flight=9)] * 3 + [Fake()], {3}),
     ],
 )
@@ -301,11 +317,147 @@ def test_least_loaded(candidates: list[Fake], expected: set[int]) -> None:
     assert chosen(*candidates) == expected
 
 
-def test_least_loaded_looks_at_four_distinct_of_many() -> None:
+def test_least_loaded_tries_who_is_not_known_when_the_known_is_busy() -> None:
     policy = make_policy("least_loaded", random.Random(0))
+    known = Fake(0.01)
+    policy.choose([known, known], "S.m", NOW)  # what a usual latency is
+    assert policy.choose([Fake(0.01, in_flight=1), Fake(None)], "S.m", NOW) == 1
+    assert policy.choose([Fake(0.01), Fake(None, weight=0.1)], "S.m", NOW) == 0, "a newcomer starts slowly"
+
+
+def test_least_loaded_takes_old_reports_for_what_is_usual() -> None:
+    """A report of no load at all, older than many calls take, attracts nobody; one that is fresh does."""
+    policy = make_policy("least_loaded", random.Random(0))
+    busy = [Fake(others=6) for _ in range(4)]
+    for _ in range(50):
+        policy.choose(busy, "S.m", NOW)
+    assert policy.choose([Fake(in_flight=1, others=0, reported_at=NOW - 5.0), *busy], "S.m", NOW) != 0
+    assert policy.choose([Fake(in_flight=1, others=0, reported_at=NOW - 0.001), *busy], "S.m", NOW) == 0
+
+
+def test_least_loaded_remembers_who_was_good() -> None:
+    """One fast peer among very many slow ones: drawn once, it is not lost again."""
+    policy = make_policy("least_loaded", random.Random(1))
+    candidates = [Fake(1.0) for _ in range(99)] + [Fake(0.001)]
+    choices = [policy.choose(candidates, "S.m", NOW) for _ in range(1000)]
+    found = choices.index(99)
+    assert set(choices[found:]) == {99}
+    assert policy.choose(candidates[:2], "S.m", NOW) in {0, 1}, "who is gone is forgotten"
+
+
+def test_least_loaded_remembers_for_each_method() -> None:
+    policy = make_policy("least_loaded", random.Random(1))
+    many, others = [Fake(1.0) for _ in range(99)] + [Fake(0.001)], [Fake(1.0) for _ in range(100)]
+    while policy.choose(many, "S.m", NOW) != 99:
+        pass
+    for _ in range(100):
+        policy.choose(others, "T.m", NOW)
+        assert policy.choose(many, "S.m", NOW) == 99
+
+
+@pytest.mark.parametrize("name", ["least_loaded", "least_request", "peak_ewma"])
+def test_those_looked_at_are_distinct(name: str) -> None:
+    """Drawing with replacement would meet the one that hangs alone."""
+    policy = make_policy(name, random.Random(0))
     hanging = Fake(in_flight=1000)
     for count in range(2, 40):
         candidates = [Fake() for _ in range(count - 1)] + [hanging]
-        assert count - 1 not in {policy.choose(candidates, "S.m") for _ in range(50)}
-        everyone = [Fake() for _ in range(count)]
-        assert {policy.choose(everyone, "S.m") for _ in range(60 * count)} == set(range(count))
+        assert count - 1 not in {policy.choose(candidates, "S.m", NOW) for _ in range(50)}
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_everybody_is_reached(name: str) -> None:
+    policy = make_policy(name, random.Random(0))
+    now = NOW
+    for count in range(2, 40):
+        everyone = [Fake(id=bytes([number])) for number in range(count)]
+        reached = set()
+        for _ in range(60 * count):
+            now += 0.001
+            reached.add(index := policy.choose(everyone, "S.m", now))
+            everyone[index].called_at = now
+        assert reached == set(range(count))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected"),
+    [
+        ([Fake(in_flight=1), Fake()], {1}),
+        ([Fake(0.001, in_flight=1), Fake(1.0, others=9)], {1}),  # nothing but our own calls
+        ([Fake(weight=4, in_flight=2), Fake(weight=1)], {0}),
+    ],
+)
+def test_least_request(candidates: list[Fake], expected: set[int]) -> None:
+    assert chosen(*candidates, policy="least_request") == expected
+
+
+def test_weighted_goes_by_weight_and_evenly() -> None:
+    policy = make_policy("weighted", random.Random(3))
+    candidates = [Fake(weight=weight) for weight in (1.0, 4.0, 2.0, 0.1)]
+    choices = [policy.choose(candidates, "S.m", NOW) for _ in range(7100)]
+    assert Counter(choices) == pytest.approx({1: 4000, 2: 2000, 0: 1000, 3: 100}, abs=5)
+    for start in range(0, 7000, 71):  # not in bursts
+        assert Counter(choices[start : start + 71]) == pytest.approx({1: 40, 2: 20, 0: 10, 3: 1}, abs=3)
+
+
+def test_weighted_follows_weights_that_change() -> None:
+    policy = make_policy("weighted", random.Random(3))
+    candidates = [Fake(), Fake()]
+    for _ in range(11):
+        policy.choose(candidates, "S.m", NOW)
+    candidates[0].weight = candidates[1].weight = 1e-3
+    assert Counter(policy.choose(candidates, "S.m", NOW) for _ in range(1000)) == pytest.approx({0: 500, 1: 500}, abs=5)
+
+
+def test_peak_ewma_jumps_up_and_comes_down_slowly() -> None:
+    policy: Any = make_policy("peak_ewma", random.Random(0))
+    candidates = [Fake(id=b"a"), Fake(id=b"b", in_flight=1)]
+    for candidate in candidates:
+        policy.learn(candidate, "S.m", 0.01, NOW)
+    assert policy.choose(candidates, "S.m", NOW) == 0
+    policy.learn(candidates[0], "S.m", 1.0, NOW)
+    policy.learn(candidates[0], "S.m", 0.01, NOW + 0.1)
+    assert policy.choose(candidates, "S.m", NOW + 1) == 1, "a peak is not forgotten by one good answer"
+    assert policy.choose(candidates, "T.m", NOW) == 0, "it is known for one method"
+    for second in range(2, 60):
+        for candidate in candidates:
+            policy.learn(candidate, "S.m", 0.01, NOW + second)
+    assert policy.choose(candidates, "S.m", NOW + 60) == 0
+    assert policy.choose([Fake(id=b"c", in_flight=1), Fake(1.0, in_flight=50, id=b"b")], "S.m", NOW) == 1
+    assert policy.choose([Fake(id=b"c"), candidates[0]], "S.m", NOW + 60) == 0
+
+
+# -- one's own
+
+
+class Newest:
+    """The one that was met last, and what it was told."""
+
+    def __init__(self) -> None:
+        self.learnt: list[tuple[str, str, float]] = []
+
+    def choose(self, candidates: Sequence[Candidate], method: str, now: float) -> int:
+        return max(range(len(candidates)), key=lambda index: candidates[index].name)
+
+    def learn(self, candidate: Candidate, method: str, seconds: float, now: float) -> None:
+        self.learnt.append((candidate.name, method, seconds))
+
+
+@zmesh.testing.simulated(seeds=range(2))
+async def test_a_policy_of_ones_own(mesh: Mesh) -> None:
+    for label in "abc":
+        await mesh.start(Worker(label, 0.5), name=label)
+    policy = Newest()
+    client = await mesh.start(balance=policy)
+    await client.node.discover()
+    assert Counter([await client.run(client.node.client(Worker).work()) for _ in range(5)]) == {"c": 5}
+    with pytest.raises(zmesh.DeadlineExceeded):
+        await client.run(client.node.client(Worker).options(timeout=0.1).work())
+    assert [(name, method) for name, method, _ in policy.learnt] == [("c", "Worker.work")] * 5
+    assert all(0.5 <= seconds < 0.51 for _, _, seconds in policy.learnt)
+
+
+@pytest.mark.parametrize("wrong", [Newest, 7, None])
+def test_what_is_no_policy(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="balance is a name or an object with `choose`, got "):
+        zmesh.Node(balance=wrong)

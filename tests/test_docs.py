@@ -57,6 +57,7 @@ RUNNING = [
             "one-to-many",
             "failover",
             "overload",
+            "balancing",
         )
     ),
 ]

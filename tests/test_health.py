@@ -315,9 +315,9 @@ def test_what_an_error_says_of_the_node(code: Code) -> None:
 
 @pytest.mark.parametrize(
     ("left", "standing", "panic"),
-    [(0, 0, False), (0, 1, True), (1, 1, False), (1, 2, False), (1, 3, True), (4, 9, True)],
+    [(0, 0, False), (0, 1, True), (1, 1, False), (1, 5, False), (1, 6, True), (2, 10, False), (2, 11, True)],
 )
-def test_panic_is_when_under_half_is_left(left: int, standing: int, panic: bool) -> None:
+def test_panic_is_when_under_a_fifth_is_left(left: int, standing: int, panic: bool) -> None:
     assert in_panic(left, standing) is panic
 
 

@@ -38,17 +38,17 @@ class Mesh:
         return [self.peers.index(member) for member in self.members.candidates("Work", 1)]
 
 
-def test_the_ejected_get_no_calls_until_fewer_than_half_are_left() -> None:
-    mesh = Mesh(5)
+def test_the_ejected_get_no_calls_until_fewer_than_a_fifth_are_left() -> None:
+    mesh = Mesh(6)
     mesh.eject(1)
-    assert mesh.candidates == [0, 2, 3, 4]
-    mesh.eject(3)
-    assert mesh.candidates == [0, 2, 4]
-    mesh.eject(0)
-    assert mesh.candidates == [0, 1, 2, 3, 4]
+    assert mesh.candidates == [0, 2, 3, 4, 5]
+    mesh.eject(3, 0, 2)
+    assert mesh.candidates == [4, 5]
+    mesh.eject(4)
+    assert mesh.candidates == [0, 1, 2, 3, 4, 5]
 
 
-def test_half_is_enough_and_one_alone_is_never_ejected() -> None:
+def test_one_of_two_is_enough_and_one_alone_is_never_ejected() -> None:
     mesh = Mesh(2)
     mesh.eject(0)
     assert mesh.candidates == [1]
@@ -60,13 +60,13 @@ def test_half_is_enough_and_one_alone_is_never_ejected() -> None:
 def test_panic_believes_in_the_suspect_too_but_in_nobody_without_a_link() -> None:
     mesh = Mesh(5)
     mesh.members.happen(mesh.peers[0], Event.SILENCE, 0.0)
-    mesh.eject(1)
-    assert mesh.candidates == [2, 3, 4]
+    mesh.eject(1, 3, 4)
+    assert mesh.candidates == [2]
     mesh.members.happen(mesh.peers[2], Event.SILENCE, 0.0)
     assert mesh.candidates == [0, 1, 2, 3, 4]
     mesh.peers[0].link = None
     mesh.members.changed()
-    assert mesh.candidates == [3, 4]  # of four
+    assert mesh.candidates == [1, 2, 3, 4]
 
 
 def test_the_ejected_are_due_after_their_pause_and_back_with_an_answer() -> None:

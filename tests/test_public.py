@@ -16,7 +16,15 @@ import pytest
 
 import zmesh
 
-PUBLIC_MODULES = ["zmesh", "zmesh.config", "zmesh.context", "zmesh.errors", "zmesh.sync", "zmesh.testing"]
+PUBLIC_MODULES = [
+    "zmesh",
+    "zmesh.balance",
+    "zmesh.config",
+    "zmesh.context",
+    "zmesh.errors",
+    "zmesh.sync",
+    "zmesh.testing",
+]
 LAZY = ["Mesh", "connect"]  # loaded when they are used
 
 

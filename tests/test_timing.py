@@ -278,3 +278,17 @@ def test_a_clock_that_stands_or_goes_back_does_no_harm() -> None:
     for now in (5.0, 5.0, 4.0, -100.0):
         average.add(1.0, now)
     assert average.value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("sample", "low", "high"), [(1.0, 0.95, 1.0), (0.1, 0.1, 0.25)])
+def test_a_faded_average_is_believed_only_if_the_next_sample_agrees(sample: float, low: float, high: float) -> None:
+    average = Average(10.0)
+    average.add(1.0, 0.0)
+    average.fade(0.5, 5.0)
+    average.fade(0.25, 10.0)
+    assert average.value == 0.25
+    average.add(sample, 12.0)
+    assert average.value is not None
+    assert low <= average.value <= high
+    average.add(sample, 12.1)
+    assert low <= average.value <= high

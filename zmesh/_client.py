@@ -19,11 +19,11 @@ from weakref import WeakSet
 from ._call import NO_METADATA, Call
 from ._core import messages as m
 from ._core.admission import LOTS, rank_of
-from ._core.balance import Policy
 from ._core.budget import Budget
 from ._core.call import Event, State, Verdict, judge
 from ._core.members import Member, Members
 from ._core.messages import Message, ProtocolError
+from ._core.policies import Policy
 from ._core.retry import Action, Cost, after, backoff, cost, pushback, worth_another_node
 from ._core.selection import Selection
 from ._core.timing import Deadlines
@@ -159,13 +159,14 @@ class Client:
         members: Members[Link],
         policy: Policy,
         deadlines: Deadlines[Callable[[], None]],
-        want: Callable[[str], None],
+        want: Callable[[str, bool], None],
         describe: Callable[[str], str],
         random: random.Random,
         stepper: Stepper,
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
-        """want: told of a service that is called while nobody is known to take its calls.
+        """want: told of a service that is called while nobody is known to take its calls, and whether all who offer it
+        are to be known.
         describe: what was seen and what was looked at, for the error that nobody offers a service."""
         self.loop = self._loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
@@ -173,6 +174,7 @@ class Client:
         self._time = clock_of(self._loop)
         self._members = members
         self._policy = policy
+        self._learn = getattr(policy, "learn", None)
         self._deadlines = deadlines
         self._want = want
         self._describe = describe
@@ -247,15 +249,16 @@ class Client:
         task.add_done_callback(self.sources.pop)
         return task
 
-    def want(self, service: str) -> None:
-        """Calls of `service` are about to be made."""
-        self._want(service)
+    def want(self, service: str, all: bool = False) -> None:
+        """Calls of `service` are about to be made; they may go to `all` who offer it."""
+        self._want(service, all)
 
     def _start(self, call: Outgoing, now: float) -> None:
         """One more attempt, on the best peer there is; without one, wait for it."""
         target = call.target
         candidates: Sequence[Member[Link]] = self._members.candidates(target.service, target.major)
         if call.selection is not None:
+            self._want(target.service, True)
             candidates = self._selected(call, call.selection, candidates)
         count = len(candidates)
         if not count:
@@ -270,7 +273,7 @@ class Client:
                 self.settle(call, careful)
                 return
             candidates, count = careful, len(careful)
-        member = candidates[self._policy.choose(candidates, target.path) if count > 1 else 0]
+        member = candidates[self._policy.choose(candidates, target.path, now) if count > 1 else 0]
         link = member.link
         if link is None or not link.usable or (call.avoid and member.id in call.avoid):
             usable = [c for c in candidates if c.link is not None and c.link.usable and c.id not in call.avoid]
@@ -280,7 +283,7 @@ class Client:
                 else:
                     self._park(call)
                 return
-            member = usable[self._policy.choose(usable, target.path) if len(usable) > 1 else 0]
+            member = usable[self._policy.choose(usable, target.path, now) if len(usable) > 1 else 0]
         self._attempt(call, member, now)
 
     def _candidates(self, call: Outgoing) -> Sequence[Member[Link]]:
@@ -320,6 +323,7 @@ class Client:
         call.attempts = [*call.attempts, attempt] if call.attempts else (attempt,)
         call.tries += 1
         member.in_flight += 1
+        member.called_at = now
         if call.outlet is not None:
             try:
                 call.outlet.attach(attempt.link, attempt.sequence & m.LIMIT)
@@ -330,7 +334,7 @@ class Client:
         """Wait for a peer, or for the back-off to pass where all who could take it refused."""
         now = self._time()
         self._parked[call] = None
-        self._want(call.target.service)
+        self._want(call.target.service, call.selection is not None)
         if (call.avoid or call.owes) and call.retry_handle is None:
             pause = backoff(call.tries - 1, self._config.backoff, self._config.max_backoff, self._random)
             call.retry_handle = self._loop.call_later(max(pause, call.pushback), self._retry, call)
@@ -378,8 +382,14 @@ class Client:
             now = self._time()
             known = attempt.member.latency(path)
             if known is None or now - attempt.started > known:
-                attempt.member.observe(path, attempt.started, now)
+                self._took(attempt.member, path, attempt.started, now)
         attempt.link.cancel(attempt.sequence & m.LIMIT)
+
+    def _took(self, member: Member[Link], path: str, started: float, now: float) -> None:
+        """A call of a method took from `started` until now, at the least."""
+        member.observe(path, started, now)
+        if self._learn is not None:
+            self._learn(member, path, now - started, now)
 
     def only(self, attempt: Attempt) -> None:
         """A call's stream has begun with this attempt: give up the others."""
@@ -443,7 +453,7 @@ class Client:
         member.in_flight -= 1
         if message[0] == m.REPLY:
             if not call.begun:
-                member.observe(call.target.path, started, now)
+                self._took(member, call.target.path, started, now)
             member.health.successes += 1
             if member.health.troubled:
                 self._members.succeeded(member, started, now)
@@ -577,7 +587,7 @@ class Client:
             elif not budget.hedge(now):
                 return
             call.may_have_run = call.marked = True
-            other = others[self._policy.choose(others, call.target.path) if len(others) > 1 else 0]
+            other = others[self._policy.choose(others, call.target.path, now) if len(others) > 1 else 0]
             self._attempt(call, other, now)
 
     def close(self, reason: str) -> None:

@@ -14,6 +14,7 @@ from ._core.members import Member, Members, offers
 from ._core.messages import Hello
 from ._core.peer import Event, State
 from ._core.retry import backoff
+from ._core.subset import keep, rank_of
 from ._link import Link, LinkOwner
 from ._platform import Host, clock_of
 from ._transport import Transport
@@ -25,16 +26,18 @@ __all__ = ["Dialer"]
 
 _log = logging.getLogger("zmesh.dialer")
 
+_RETIRED_LOOK: Final = 0.25  # seconds between looks at links that finish their calls before they are let go
 _IPC_WITHIN: Final = 0.1  # seconds that a faster way on the same host may take before tcp is used
 
 
 class _Target:
     """A sighting, and how far we are with it."""
 
-    __slots__ = ("deadline", "dialing", "failures", "first", "gone", "member", "reasons", "retry", "sighting")
+    __slots__ = ("deadline", "dialing", "failures", "first", "gone", "member", "rank", "reasons", "retry", "sighting")
 
-    def __init__(self, sighting: Sighting) -> None:
+    def __init__(self, sighting: Sighting, rank: bytes) -> None:
         self.sighting = sighting
+        self.rank = rank  # how near it is to us: see `_core.subset`
         self.member: Member[Link] | None = None
         self.dialing: list[Link] = []
         self.first: Link | None = None  # open, while a faster way is tried
@@ -77,16 +80,21 @@ class Dialer:
         self._ready = ready
         self._targets: dict[str, _Target] = {}
         self._by_link: dict[Link, _Target] = {}
-        self._wanted: dict[str, None] = {}
+        self._retiring: dict[Link, None] = {}  # not for new calls any more
+        self._wanted: dict[str, bool] = {}  # services; whether of all who offer them
+        self._kept: dict[str, set[_Target] | None] = {}  # whom to have links to, by service; None: everybody
         self._everybody = False
+        self._looking = False
         self._closed = False
 
     # -- what is asked for
 
-    def want(self, service: str) -> None:
-        """Calls of `service` are made: find and link who offers it."""
-        if service not in self._wanted:
-            self._wanted[service] = None
+    def want(self, service: str, all: bool = False) -> None:
+        """Calls of `service` are made: find and link who offers it. Where those are very many, as many of them as
+        `Config.subset_size` says, unless calls may go to `all` of them, as they do with a key or a node's name."""
+        if service not in self._wanted or (all and not self._wanted[service]):
+            self._wanted[service] = all
+            self._changed()
             self._look()
 
     def want_everybody(self) -> None:
@@ -97,7 +105,7 @@ class Dialer:
 
     def links(self) -> list[Link]:
         """Every link that was dialed and is not over."""
-        return list(self._by_link)
+        return [*self._by_link, *self._retiring]
 
     def settled(self) -> bool:
         """Whether everybody who was seen has been met or has failed once."""
@@ -123,7 +131,9 @@ class Dialer:
             return
         target = self._targets.get(sighting.key)
         if target is None:
-            target = self._targets[sighting.key] = _Target(sighting)
+            rank = rank_of(self._id, sighting.id or sighting.key.encode())
+            target = self._targets[sighting.key] = _Target(sighting, rank)
+            self._changed()
         target.sighting = sighting
         target.gone = False
         if sighting.id is not None and target.member is None:
@@ -136,6 +146,7 @@ class Dialer:
         if target is None:
             return
         target.gone = True
+        self._changed()
         if target.member is None or target.member.link is None:
             self._drop(target)
 
@@ -167,6 +178,7 @@ class Dialer:
 
     def closed(self, link: Link, reason: str, *, goodbye: bool) -> None:
         """A dialed link failed or ended."""
+        self._retiring.pop(link, None)
         target = self._by_link.pop(link, None)
         if target is None:
             return
@@ -202,37 +214,79 @@ class Dialer:
         if link is None or hello is None or self._everybody or link.pending:
             return
         if not any(offers(hello, service, None) for service in self._wanted):
-            self._by_link.pop(link, None)
-            member.link = None
+            self._release(member, link)
+
+    def _release(self, member: Member[Link], link: Link) -> None:
+        """Calls go there no more. Those that are open end first."""
+        self._by_link.pop(link, None)
+        member.link = None
+        self._members.changed()
+        self._members.happen(member, Event.RELEASED, self._time())
+        self._retiring[link] = None
+        self._retire(link)
+
+    def _retire(self, link: Link) -> None:
+        if link not in self._retiring or self._closed:
+            return
+        if link.pending:
+            self._loop.call_later(_RETIRED_LOOK, self._retire, link)
+        else:
+            del self._retiring[link]
             link.goodbye()
-            self._members.changed()
-            self._members.happen(member, Event.RELEASED, self._time())
 
     def close(self) -> None:
         """Dial no more; say goodbye on every link."""
         self._closed = True
         for target in self._targets.values():
             self._cancel_timers(target)
-        for link in list(self._by_link):
+        for link in self.links():
             if link.remote is not None:
                 link.goodbye()
             else:
                 link.close()
         self._by_link.clear()
+        self._retiring.clear()
 
     # -- how
 
     def _look(self) -> None:
+        self._looking = False
         for target in list(self._targets.values()):
             self._consider(target)
+            member = target.member
+            if member is not None and member.link is not None and self._surplus(target):
+                self._release(member, member.link)
+
+    def _changed(self) -> None:
+        """Somebody came, left or told what it serves: where there are very many, look whom to have links to."""
+        self._kept.clear()
+        if not self._looking and not self._closed and len(self._targets) > self._config.subset_above:
+            self._looking = True
+            self._loop.call_soon(self._look)
+
+    def _offers(self, target: _Target, service: str) -> bool:
+        """Whether it offers a service, or may."""
+        hello = target.member.hello if target.member is not None else None
+        return hello is None or offers(hello, service, None)
 
     def _wants(self, target: _Target) -> bool:
-        if self._everybody:
+        return self._everybody or any(
+            self._offers(target, service) and self._keeps(target, service) for service in self._wanted
+        )
+
+    def _surplus(self, target: _Target) -> bool:
+        """Whether it offers what is called, and others are to do it."""
+        return not self._wants(target) and any(self._offers(target, service) for service in self._wanted)
+
+    def _keeps(self, target: _Target, service: str) -> bool:
+        if self._wanted[service]:
             return True
-        if not self._wanted:
-            return False
-        hello = target.member.hello if target.member is not None else None
-        return hello is None or any(offers(hello, service, None) for service in self._wanted)
+        if service not in self._kept:
+            config = self._config
+            may = [each for each in self._targets.values() if not each.gone and self._offers(each, service)]
+            self._kept[service] = keep(may, config.subset_above, config.subset_size)
+        kept = self._kept[service]
+        return kept is None or target.gone or target in kept
 
     def _consider(self, target: _Target) -> None:
         """Dial, if this target is wanted and nothing is under way."""
@@ -285,6 +339,7 @@ class Dialer:
         """This link is the one for our calls to this peer."""
         now = self._time()
         target.failures = 0
+        self._changed()
         target.reasons.clear()
         self._cancel_timers(target)
         addresses = tuple(a for a in hello.addresses if a.startswith("tcp://")) or target.sighting.addresses
@@ -316,6 +371,7 @@ class Dialer:
     def _failed(self, target: _Target) -> None:
         """No address answered."""
         target.failures += 1
+        self._changed()
         if target.failures == 1 and target.reasons:
             _log.info("cannot reach %s: %s", target.sighting.name or target.sighting.key, target.reasons)
         if target.deadline is None and target.member is not None and target.member.state is not State.DEAD:
@@ -361,6 +417,7 @@ class Dialer:
     def _drop(self, target: _Target) -> None:
         self._cancel_timers(target)
         self._targets.pop(target.sighting.key, None)
+        self._changed()
         for link in [*target.dialing, *([target.first] if target.first else [])]:
             self._by_link.pop(link, None)
             link.close()

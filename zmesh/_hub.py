@@ -154,9 +154,10 @@ class Hub:
     def report_received(self, link: Link, report: Message) -> None:
         member = link.member
         if member is not None:
-            member.report(report)
+            now = self._time()
+            member.report(report, now)
             if report[4] or member.shedding:
-                self.members.sheds(member, "", report[4], self._time() + LEVEL_LASTS)  # type: ignore[arg-type]
+                self.members.sheds(member, "", report[4], now + LEVEL_LASTS)  # type: ignore[arg-type]
 
     def stats(self) -> dict[str, object]:
         """What the serving half did since it started."""

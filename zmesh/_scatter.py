@@ -150,7 +150,7 @@ class Scatter:
     async def whom(self, until: float) -> list[Member[Link]]:
         """Those whom it goes to, once they are known or patience has passed."""
         hub, loop = self.hub, asyncio.get_running_loop()
-        hub.client.want(self.method.service)
+        hub.client.want(self.method.service, all=True)
         fresh = loop.time() - self.since < _SETTLE
         quiet_since, seen = self.since, -1
         least = self.expect or self.count or 1
@@ -181,7 +181,7 @@ class Scatter:
     async def named(self, name: str, until: float) -> list[Member[Link]]:
         """Those of one name, or the one of this id, once there is one or patience has passed."""
         loop = asyncio.get_running_loop()
-        self.hub.client.want(self.method.service)
+        self.hub.client.want(self.method.service, all=True)
         while True:
             found = [member for member in self.offering() if name in (member.name, member.id.hex())]
             if found or loop.time() >= until or self.hub.client.closed is not None:

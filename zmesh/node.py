@@ -33,6 +33,7 @@ from ._core.balance import make_policy
 from ._core.members import Member
 from ._core.messages import Hello, Offer
 from ._core.peer import State
+from ._core.policies import Policy
 from ._core.selection import Exactly
 from ._dialer import Dialer
 from ._hub import Hub
@@ -93,7 +94,8 @@ class Node:
         a node that listens on loopback alone announces itself there alone).
     capacity: a weight for balancing (default: the machine's cores).
     threads: how many plain `def` handlers run at once (default: capacity, rounded up).
-    balance: "least_loaded", "round_robin" or "random".
+    balance: how calls are spread: "least_loaded", "least_request", "peak_ewma", "random", "round_robin", "weighted", or
+        an object of one's own, for this node alone (see `zmesh.balance.Policy`).
     client_interceptors, server_interceptors: functions around each call that this node makes, or serves; the first
         is the outermost (see `zmesh.interceptors`).
     config: the settings that are rarely changed.
@@ -112,7 +114,7 @@ class Node:
         interfaces: Iterable[str] | None = None,
         capacity: float | None = None,
         threads: int | None = None,
-        balance: str = "least_loaded",
+        balance: str | Policy = "least_loaded",
         client_interceptors: Sequence[Interceptor] = (),
         server_interceptors: Sequence[Interceptor] = (),
         config: Config | None = None,
@@ -419,7 +421,7 @@ class Node:
             members=hub.members,
             policy=self._policy,
             deadlines=hub.deadlines,
-            want=lambda service: hub.dialer.want(service),
+            want=lambda service, everybody: hub.dialer.want(service, everybody),
             describe=self._describe,
             random=platform.random,
             stepper=hub.stepper,

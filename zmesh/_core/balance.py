@@ -1,106 +1,127 @@
-"""Choose one peer of several. A policy is any object with `choose`; three come with zmesh."""
+"""Choose one peer of several: the default policy, and all of them by name."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
-__all__ = ["POLICIES", "Candidate", "LeastLoaded", "Policy", "Random", "RoundRobin", "make_policy"]
+from .policies import Candidate, LeastRequest, PeakEwma, Policy, Random, RoundRobin, Weighted
 
+__all__ = ["DRAWN", "GRAIN", "MEMORY", "POLICIES", "RECENCY", "UNPROVEN", "LeastLoaded", "make_policy"]
 
-class Candidate(Protocol):
-    """What a policy sees of a peer."""
-
-    weight: float  # its capacity, less while it starts slowly or its handlers fail
-    in_flight: int  # our own calls there
-    others: int  # calls that others have there, by its last report
-
-    def latency(self, method: str) -> float | None:
-        """Seconds that a call of this method takes there; None while nothing is known."""
-
-
-class Policy(Protocol):
-    """The interface of balancing."""
-
-    def choose(self, candidates: Sequence[Candidate], method: str) -> int:
-        """The index of the peer to call. `candidates` has at least two, in an order that changes only with them."""
+DRAWN: Final = 3
+RECENCY: Final = 0.5
+UNPROVEN: Final = 1e6  # times dearer than one that is known, while a call is out
+GRAIN: Final = 1e-6  # seconds: nothing is fresher than that
+MEMORY: Final = 0.1  # the share of one choice in what is usual
+_INFINITY: Final = float("inf")
 
 
 class LeastLoaded:
-    """Power of d choices: of up to four distinct peers, the one whose (in flight + 1) x latency / weight is least.
+    """Of three peers drawn at random and the two best of the last choice, the one whose cost is least:
 
-    Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001); the cost is Finagle's (pending + 1) x
-    latency. Four, not two: where half the peers are slow, two choices meet two slow ones in a sixth of all picks of
-    four peers, which alone can overload them. Distinct, as drawing with replacement can feed a peer that hangs
-    (envoyproxy/envoy issue 39737). A peer whose latency is not known is tried by one call at a time (Finagle's
-    Peak-EWMA penalizes alike), so that a slow newcomer does not attract a burst before its first answer.
+        cost = latency x (our calls in flight + calls of others + 1) x (1 + recency) / weight
+
+    - In flight x latency is Finagle's cost, with the calls of others from the peers' reports.
+    - Three drawn and two remembered (Mitzenmacher, Prabhakar and Shah, "Load Balancing with Memory", 2002): where half
+      of the peers are slow, those drawn may all be slow; with memory it is nearly as good as looking at all. Distinct,
+      as drawing with replacement can feed a peer that hangs (envoyproxy/envoy issue 39737).
+    - What others have there is as old as the report. If it were believed as it came, all callers would run to whoever
+      looked idle. So it is drawn towards what is usual, by half once it is as old as a call takes (the idea is
+      Dahlin's, "Interpreting Stale Load Information", 2000; the form was found in the laboratory).
+    - Recency: 0.5 right after we sent a call there, half of that once it is as long ago as a call takes. So each caller
+      goes round evenly as far as load lets it, and many callers that know little of each other meet less often.
+    - A peer whose latency is not known is taken for a usual one, and tried by one call at a time (Finagle's Peak-EWMA
+      penalizes alike), so that a slow newcomer does not attract a burst before its first answer.
+
+    Chosen against the alternatives in docs/balancing.md, hot and cold peers (Prequal) among them.
     """
 
-    CHOICES: Final = 4
-    CLEARLY: Final = 0.8  # costs closer than this are a tie, or noise would starve one of several equal peers
-    UNPROVEN: Final = 1e6  # seconds: dearer than any real latency, yet comparable among the unproven
-
     def __init__(self, random: random.Random) -> None:
         self._random = random.random
+        self._memories: dict[str, _Memory] = {}  # by method
 
-    def choose(self, candidates: Sequence[Candidate], method: str) -> int:
-        count = len(candidates)
-        random = self._random
-        start = int(random() * count)
-        if count <= self.CHOICES:
-            indexes = [(start + step) % count for step in range(count)]
-        else:  # one of each quarter of the circle that begins at a random peer: distinct, without a shuffle
-            stride = count / self.CHOICES
-            indexes = [int(start + (step + random()) * stride) % count for step in range(self.CHOICES)]
-        best, least = indexes[0], float("inf")
-        for index in indexes:
-            cost = self._cost(candidates[index], method)
-            if cost < least * self.CLEARLY:
-                best, least = index, cost
+    def choose(self, candidates: Sequence[Candidate], method: str, now: float) -> int:
+        memory = self._memories.get(method)
+        if memory is None:
+            memory = self._memories[method] = _Memory()
+        looked = _look(len(candidates), memory, self._random)
+        now += GRAIN
+        usual_others, usual_latency = memory.others, memory.latency
+        best = second = looked[0]
+        least = runner_up = taken = _INFINITY
+        for index in looked:
+            peer = candidates[index]
+            latency = peer.latency(method)
+            if latency is None:
+                latency = usual_latency * UNPROVEN if peer.in_flight else usual_latency
+            weight = peer.weight
+            later = now + latency
+            usual = usual_others * weight
+            load = peer.in_flight + 1.0 + usual + (peer.others - usual) * latency / (later - peer.reported_at)
+            cost = latency * load * (1.0 + RECENCY * latency / (later - peer.called_at)) / weight
+            if cost < least:
+                second, runner_up = best, least
+                best, least, taken = index, cost, latency
+            elif cost < runner_up:
+                second, runner_up = index, cost
+        memory.best, memory.second = best, second
+        drawn = candidates[looked[0]]
+        memory.others = usual_others + (drawn.others / drawn.weight - usual_others) * MEMORY
+        if taken < usual_latency * UNPROVEN:
+            memory.latency = taken
         return best
 
-    def _cost(self, peer: Candidate, method: str) -> float:
-        latency = peer.latency(method)
-        load = peer.in_flight + peer.others + 1
-        if latency is None:
-            return load * self.UNPROVEN / peer.weight if peer.in_flight else 0.0
-        return load * latency / peer.weight
+
+def _look(count: int, memory: _Memory, random: Callable[[], float]) -> list[int]:
+    """The indexes to look at, distinct; the first is drawn at random."""
+    place = random() * count
+    start = int(place)
+    if count <= DRAWN + 2:
+        return [*range(start, count), *range(start)]
+    stride = count / DRAWN  # one of each third of the circle that begins at a random peer
+    first = int(start + (place - start) * stride) % count
+    second = int(start + (1.0 + random()) * stride) % count
+    indexes = [first, second, int(start + (2.0 + random()) * stride) % count]
+    kept = memory.best
+    if kept < count and kept not in indexes:
+        indexes.append(kept)
+    kept = memory.second
+    if kept < count and kept not in indexes:
+        indexes.append(kept)
+    return indexes
 
 
-class RoundRobin:
-    """One after the other, for each method, whatever their load."""
+class _Memory:
+    """What is kept from the last choices for a method."""
 
-    def __init__(self, random: random.Random) -> None:
-        self._random = random
-        self._next: dict[str, int] = {}
+    __slots__ = ("best", "latency", "others", "second")
 
-    def choose(self, candidates: Sequence[Candidate], method: str) -> int:
-        turn = self._next.get(method)
-        self._next[method] = turn = self._random.randrange(1 << 16) if turn is None else turn + 1
-        return turn % len(candidates)
-
-
-class Random:
-    """Any, with equal chances."""
-
-    def __init__(self, random: random.Random) -> None:
-        self._random = random.random
-
-    def choose(self, candidates: Sequence[Candidate], method: str) -> int:
-        return int(self._random() * len(candidates))
+    def __init__(self) -> None:
+        self.best = self.second = 0
+        self.others = 0.0  # calls that others have at a peer of weight 1, on average
+        self.latency = 1.0  # of the last that was chosen and is known
 
 
 POLICIES: Final[dict[str, Callable[[random.Random], Policy]]] = {
     "least_loaded": LeastLoaded,
-    "round_robin": RoundRobin,
+    "least_request": LeastRequest,
+    "peak_ewma": PeakEwma,
     "random": Random,
+    "round_robin": RoundRobin,
+    "weighted": Weighted,
 }
 
 
-def make_policy(name: str, random: random.Random) -> Policy:
-    """A policy by name. Raises ValueError that lists the names there are."""
+def make_policy(which: str | Policy, random: random.Random) -> Policy:
+    """A policy by name, or the user's own. Raises ValueError that lists the names there are, and TypeError for what is
+    neither a name nor a policy."""
+    if not isinstance(which, str):
+        if not callable(getattr(which, "choose", None)) or isinstance(which, type):
+            raise TypeError(f"balance is a name or an object with `choose`, got {which!r:.80}")
+        return which
     try:
-        return POLICIES[name](random)
+        return POLICIES[which](random)
     except KeyError:
-        raise ValueError(f"no balancing policy {name!r}; there are {', '.join(sorted(POLICIES))}") from None
+        raise ValueError(f"no balancing policy {which!r}; there are {', '.join(sorted(POLICIES))}") from None

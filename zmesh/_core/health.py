@@ -36,6 +36,7 @@ LONGEST_REFUSED_PAUSE: Final = 2.0
 
 SLOW_START: Final = 10.0  # seconds until a node that came (back) has its full weight (Envoy's slow_start_window)
 LEAST_WEIGHT: Final = 0.1  # of the full weight (Envoy's min_weight_percent)
+PANIC: Final = 0.2  # of the peers: where fewer are left, all are believed in
 EXCEPTION: Final = 1 / 16  # of the weight, that one exception costs, and one success gives back
 FORGIVEN: Final = 10.0  # seconds in which exceptions are forgotten where there are no answers: it must be tried again
 
@@ -105,9 +106,10 @@ def outcome_of(code: int, ran: bool) -> Outcome:
 
 
 def in_panic(left: int, standing: int) -> bool:
-    """Whether so few of the peers with a link would be left that it is better to believe in all of them (Envoy ignores
-    health where under half are available): most likely it is us, or the load is more than those left can bear."""
-    return 2 * left < standing
+    """Whether so few of the peers with a link would be left that it is better to believe in all of them: most likely
+    it is us. Envoy does so where under half are available, to spare those; here nodes refuse what is too much for
+    them, and with 6 of 10 nodes that fail at once believing in them left a tenth of the goodput (docs/balancing.md)."""
+    return PANIC * standing > left
 
 
 class Health:

@@ -30,6 +30,7 @@ class Member(Generic[LinkT]):
         "_levels",
         "_reported",
         "addresses",
+        "called_at",
         "capacity",
         "health",
         "hello",
@@ -38,6 +39,7 @@ class Member(Generic[LinkT]):
         "link",
         "name",
         "others",
+        "reported_at",
         "round_trip",
         "since",
         "state",
@@ -60,6 +62,7 @@ class Member(Generic[LinkT]):
         self._levels: dict[str, tuple[int, float]] = {}  # by path ("": any): what it refuses below, until when
         self.in_flight = 0
         self.others = 0
+        self.reported_at = self.called_at = float("-inf")
         self.round_trip: float | None = None
         self._latencies: dict[str, Average] = {}
         self._reported: float | None = None
@@ -77,8 +80,9 @@ class Member(Generic[LinkT]):
             average = self._latencies[method] = Average(_LATENCY_MEMORY)
         average.add(now - started, now)
 
-    def report(self, report: Message) -> None:
+    def report(self, report: Message, now: float) -> None:
         """Take in a load report: [in flight, yours, latency us, queue wait us, admission, state]."""
+        self.reported_at = now
         in_flight, yours, latency = report[0], report[1], report[2]
         self.others = max(0, in_flight - yours)  # type: ignore[operator]
         self._reported = None if latency is None else latency / 1e6  # type: ignore[operator]
@@ -120,7 +124,7 @@ class Member(Generic[LinkT]):
         for method, average in self._latencies.items():
             lasting = _STALE if average.samples >= _PROVEN else _STALE_UNPROVEN
             if now - average.when >= lasting and average.value is not None:
-                average.value, average.when = max(average.value / 2.0, best.get(method, 0.0)), now
+                average.fade(max(average.value / 2.0, best.get(method, 0.0)), now)
 
 
 class Members(Generic[LinkT]):

@@ -126,17 +126,29 @@ class QueueClock:
 class Average:
     """An exponentially weighted mean that forgets with time: weight e^(-t/tau) on the past, as Finagle's Ema does."""
 
-    __slots__ = ("_tau", "samples", "value", "when")
+    __slots__ = ("_faded", "_tau", "samples", "value", "when")
 
     def __init__(self, tau: float) -> None:
         self._tau = tau
+        self._faded: float | None = None  # what it was before it faded
         self.when = 0.0
         self.value: float | None = None
         self.samples = 0
 
+    def fade(self, value: float, now: float) -> None:
+        """Take a lower value for now: nothing was heard for long. A next sample above it is set against what was heard
+        before."""
+        if self._faded is None:
+            self._faded = self.value
+        self.value, self.when = value, now
+
     def add(self, sample: float, now: float) -> None:
         """Take in a sample. Samples close together count for little each, whatever their number."""
         value = self.value
+        if self._faded is not None:
+            if value is not None and sample > value:
+                value = self._faded
+            self._faded = None
         if value is None:
             self.value = sample
         else:

@@ -15,6 +15,7 @@ from types import ModuleType
 import click
 
 import zmesh
+from zmesh._core.balance import POLICIES
 
 from ._options import Address, Failed, Place, explained, place_options
 
@@ -35,7 +36,7 @@ __all__ = ["command", "load_service"]
 @click.option("--threads", type=click.IntRange(min=1), help="Plain def handlers at once. [default: the capacity]")
 @click.option(
     "--balance",
-    type=click.Choice(["least_loaded", "round_robin", "random"]),
+    type=click.Choice(sorted(POLICIES)),
     default="least_loaded",
     show_default=True,
     help="How the calls of its own handlers are spread.",

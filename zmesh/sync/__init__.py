@@ -16,6 +16,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from .._call import Call
 from .._map import OneArgument
+from ..balance import Policy
 from ..config import Config
 from ..interceptors import Interceptor
 from ..node import Node, Peer
@@ -41,7 +42,7 @@ def connect(
     interfaces: Iterable[str] | None = None,
     capacity: float | None = None,
     threads: int | None = None,
-    balance: str = "least_loaded",
+    balance: str | Policy = "least_loaded",
     client_interceptors: Sequence[Interceptor] = (),
     server_interceptors: Sequence[Interceptor] = (),
     config: Config | None = None,
