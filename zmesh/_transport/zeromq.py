@@ -34,7 +34,7 @@ _log = logging.getLogger("zmesh.transport")
 _NEVER: Final = 1_000_000_000  # ms; as a reconnection interval: never (-1 would discard what has arrived)
 _MAX_SOCKETS: Final = 65_535  # a link needs three (DEALER and its monitor's pair); libzmq's default is 1,023
 _QUEUE: Final = 1_000  # envelopes per connection and direction, libzmq's default; each carries many messages
-_ENVELOPES_A_TURN: Final = 16  # taken from one socket, and answered, before timers and other sockets get their turn
+_ENVELOPES_A_TURN: Final = 4  # taken from one socket, and answered, before timers and other sockets get their turn
 _EVENTS: Final = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
