@@ -89,7 +89,8 @@ def _figure(scenario: str, figure: str) -> Callable[[Get], float]:
 
 STALE = (
     "with so many callers each knows little of the others: it hears of a server every {age} ms, while a call takes 10. "
-    "Reports each 10 ms would not do either (see the table of ages below), and would be far more messages than the calls"
+    "Reports each 10 ms would not do either (see the table of ages below), and would be far more messages than the "
+    "calls"
 )
 
 ANTAGONISTS = {
