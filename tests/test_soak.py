@@ -13,6 +13,7 @@ from tests.bugs import __main__ as bugs
 SEEDS = 200
 
 
+@pytest.mark.timeout(600)
 def test_every_seed_keeps_the_promises() -> None:
     results = list(soak.run_many(range(SEEDS), os.cpu_count() or 1))
     assert {result.profile for result in results} == set(soak.PROFILES)

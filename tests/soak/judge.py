@@ -155,6 +155,8 @@ def judge_closed(ledger: Ledger) -> None:
         for each in opened:
             if each.closed is None and each.place not in ledger.crashed:
                 ledger.complain("was never closed", each)
+            elif not each.whole and each.place not in ledger.crashed:
+                ledger.complain("was cut short as it closed", each)
 
 
 # -- a mesh at rest

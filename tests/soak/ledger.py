@@ -66,6 +66,7 @@ class Opened:
     items: int = 0
     finished: bool = False  # it came to its end
     raised: bool = False  # it raised what it was told to
+    whole: bool = True  # its closing was not cut short
 
     def __str__(self) -> str:
         closed = "open" if self.closed is None else f"closed at {self.closed:.3f}"

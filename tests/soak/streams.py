@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import random
+import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -112,8 +113,10 @@ async def make(
                 yield item_of(opened.token, opened.run, number, making.size)
             opened.finished = True
         finally:
-            if making.closing:
+            if making.closing:  # one that ends by itself may be cancelled meanwhile; one that is closed, not again
+                opened.whole = not isinstance(sys.exception(), (asyncio.CancelledError, GeneratorExit))
                 await asyncio.sleep(making.closing)
+                opened.whole = True
 
 
 @contextlib.contextmanager
@@ -303,7 +306,7 @@ def draw(chooser: random.Random, profile: Profile, *, serves: bool) -> Plan:
     pause = chooser.choice((0.0, 0.0, 0.0, 0.004, 0.02, 0.2))
     making = Making(items, min(pause, 3.0 / (items + 1)), chooser.choice((0, 0, 100, 2000)))
     slow = chooser.choice((0.0, 0.0, 0.0, 0.005, 0.05))
-    reading = Reading(chooser.choice((0.0, 0.0, 0.0, 0.01)))
+    reading = Reading(min(chooser.choice((0.0, 0.0, 0.0, 0.01, 0.2)), 2.5 / (items + 1)))
     plan = Plan(method, making, reading, min(slow, 1.0 / (items + 1)))
     plan = dataclasses.replace(plan, by_name=chooser.random() < 0.15)
     if chooser.random() < 0.1:
