@@ -422,6 +422,55 @@ def test_environment_is_taken(served: Served) -> None:
     assert here("call", "Named.name", env=env).stdout == '"an instance"\n'
 
 
+# -- why
+
+
+def test_why_says_where_a_call_would_go_and_sends_nothing(served: Served) -> None:
+    def calls() -> int:
+        (node,) = json.loads(at(served, "describe", "Greeter", "--stats", "--json").stdout)
+        return int(node["methods"].get("Greeter.say_hello", {"calls": 0})["calls"])
+
+    before = calls()
+    result = at(served, "why", "Greeter.say_hello")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "Greeter.say_hello would go to greeter-1 now: the only one that can take it"
+    assert lines[2].split()[:2] == ["NODE", "STATE"]
+    assert lines[3].split()[:3] == ["→", "greeter-1", "alive"]
+    assert calls() == before
+
+
+def test_why_with_arguments_makes_the_call(served: Served) -> None:
+    result = at(served, "why", "Greeter.say_hello", "name=World", "--json")
+    assert result.exit_code == 0, result.output
+    why = json.loads(result.stdout)
+    (attempt,) = why["attempts"]
+    assert (why["method"], why["made"], attempt["node"], attempt["outcome"]) == (
+        "Greeter.say_hello", True, "greeter-1", "answered",
+    )  # fmt: skip
+    assert why["choices"][0]["candidates"][0]["report_age"] is not None
+
+
+def test_why_of_a_call_that_fails_explains_it_as_well(served: Served) -> None:
+    result = at(served, "why", "Greeter.fail", "--call")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("Greeter.fail failed: ")
+    assert "greeter-1, first at 0 ms: failed after " in result.stdout
+    assert result.stderr.startswith("INTERNAL")
+
+
+def test_why_where_nobody_takes_it(served: Served) -> None:
+    result = at(served, "why", "Greeter.say_hello", "--node", "greeter-2")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("Greeter.say_hello would go to nobody now: no node named 'greeter-2' offers")
+    assert "another was asked for" in result.stdout
+    result = at(served, "why", "Nobody.knows")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("Nobody.knows would go to nobody now: no node offers 'Nobody'")
+    assert "has no method 'say_helo'" in failed(at(served, "why", "Greeter.say_helo"), 1)
+    assert "is no method: write SERVICE.METHOD" in failed(at(served, "why", "say_hello"), 2)
+
+
 # -- JSON
 
 

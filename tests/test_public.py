@@ -22,6 +22,7 @@ PUBLIC_MODULES = [
     "zmesh.config",
     "zmesh.context",
     "zmesh.errors",
+    "zmesh.explanation",
     "zmesh.sync",
     "zmesh.testing",
 ]

@@ -287,6 +287,8 @@ def test_options_and_what_comes_with_an_answer(mesh: zmesh.Mesh) -> None:
         assert client.tenant() == "None"
         answer, call = fast.tenant.with_call()
         assert (answer, call.node, dict(call.metadata)) == ("a", "server", {"seen": "yes"})
+        _, call = client.options(explain=True).tenant.with_call()
+        assert [attempt.node for attempt in zmesh.explain(call).attempts] == ["server"]
         with pytest.raises(zmesh.DeadlineExceeded):
             client.options(timeout=0.1).wait()
         with pytest.raises(TypeError, match="color"):
@@ -295,6 +297,15 @@ def test_options_and_what_comes_with_an_answer(mesh: zmesh.Mesh) -> None:
             client.options(timeout=-1)
     with pytest.raises(TypeError, match="color"):
         mesh.call(Greeter.tenant, color="red")
+
+
+def test_where_a_call_would_go_and_what_calls_met(mesh: zmesh.Mesh) -> None:
+    mesh.discover(expect=1)
+    for method in (Greeter.tenant, "Greeter.tenant"):
+        choice = mesh.explain(method).choice
+        assert choice is not None
+        assert choice.node == "server"
+    assert [peer["name"] for peer in mesh.stats()["peers"].values()] == ["server"]
 
 
 def test_any_option_of_the_asynchronous_client_passes() -> None:

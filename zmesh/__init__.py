@@ -28,6 +28,7 @@ from .errors import (
     Unimplemented,
     Unknown,
 )
+from .explanation import Explanation, explain
 from .interceptors import InterceptedCall, Interceptor
 from .node import Node, Peer
 from .service import Method, Service, Streaming, Unary, rpc
@@ -54,6 +55,7 @@ __all__ = [
     "Context",
     "DataLoss",
     "DeadlineExceeded",
+    "Explanation",
     "FailedPrecondition",
     "InterceptedCall",
     "Interceptor",
@@ -82,5 +84,6 @@ __all__ = [
     "__version__",
     "connect",
     "context",
+    "explain",
     "rpc",
 ]

@@ -25,6 +25,10 @@ class AnswerStream(Stream[Any]):
         self._closed = False
 
     @property
+    def _record(self) -> Any:
+        return self._call._record
+
+    @property
     def metadata(self) -> Mapping[str, str | bytes]:
         return self._call.metadata
 
@@ -72,6 +76,10 @@ class DeferredStream(Stream[Any]):
         self._items: AsyncIterator[Any] | None = None
         self._waited_for = False
         self._closed = False
+
+    @property
+    def _record(self) -> Any:
+        return self._items._record if isinstance(self._items, Stream) else None
 
     @property
     def metadata(self) -> Mapping[str, str | bytes]:

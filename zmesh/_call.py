@@ -21,19 +21,22 @@ class Call(Coroutine[Any, Any, R]):
     node: the name of the node that answered; None until then, and for a local call.
     """
 
-    __slots__ = ("_coroutine", "metadata", "node")
+    __slots__ = ("_coroutine", "_record", "metadata", "node")
+
+    _record: Any  # of a call that is to be explained; see `zmesh.explain`
 
     def __init__(self, coroutine: Coroutine[Any, Any, R]) -> None:
         self._coroutine = coroutine
         self.metadata: Mapping[str, str | bytes] = NO_METADATA
         self.node: str | None = None
+        self._record = None
 
     @classmethod
     def of(cls, perform: Callable[[Call[R]], Coroutine[Any, Any, R]]) -> Call[R]:
         """The call whose coroutine is told of its own handle, to put the answer's node and metadata there."""
         call = cls.__new__(cls)
         call.metadata = NO_METADATA
-        call.node = None
+        call.node = call._record = None
         call._coroutine = perform(call)
         return call
 
@@ -57,6 +60,11 @@ class Stream(AsyncIterator[R]):
     """
 
     __slots__ = ()
+
+    @property
+    def _record(self) -> Any:
+        """Of a call that is to be explained; see `zmesh.explain`."""
+        return None
 
     @property
     def metadata(self) -> Mapping[str, str | bytes]:

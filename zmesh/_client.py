@@ -13,7 +13,7 @@ import random
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from ._call import NO_METADATA, Call
@@ -47,6 +47,9 @@ from .errors import (
 )
 from .interceptors import Interceptor
 from .schema import MethodSchema
+
+if TYPE_CHECKING:
+    from ._record import Record
 
 __all__ = ["Client", "Outgoing", "Target", "error_of"]
 
@@ -102,6 +105,7 @@ class Outgoing(Call[Any]):
     begun = False  # its stream has: the peer took it, and what has come or gone cannot be had twice
     until_begun = False  # its deadline holds only until then
     outlet: Outlet | None = None  # of a stream of arguments
+    _record: Record | None = None  # what is noted where it is to be explained
     patience: float | None = None  # until when it waits for somebody who offers the service
     retry_handle: asyncio.TimerHandle | None = None
 
@@ -260,6 +264,9 @@ class Client:
         if call.selection is not None:
             self._want(target.service, True)
             candidates = self._selected(call, call.selection, candidates)
+        record = call._record
+        if record is not None:
+            record.looks(self._members, candidates, now)
         count = len(candidates)
         if not count:
             if call.selection is not None and call.selection.hopeless:
@@ -273,6 +280,8 @@ class Client:
                 self.settle(call, careful)
                 return
             candidates, count = careful, len(careful)
+        if record is not None:
+            candidates = record.shows(candidates)
         member = candidates[self._policy.choose(candidates, target.path, now) if count > 1 else 0]
         link = member.link
         if link is None or not link.usable or (call.avoid and member.id in call.avoid):
@@ -283,8 +292,12 @@ class Client:
                 else:
                     self._park(call)
                 return
+            if record is not None:
+                usable = record.shows(usable)  # type: ignore[assignment]
             member = usable[self._policy.choose(usable, target.path, now) if len(usable) > 1 else 0]
         self._attempt(call, member, now)
+        if record is not None:
+            record.went()
 
     def _candidates(self, call: Outgoing) -> Sequence[Member[Link]]:
         candidates = self._members.candidates(call.target.service, call.target.major)
@@ -333,6 +346,8 @@ class Client:
     def _park(self, call: Outgoing) -> None:
         """Wait for a peer, or for the back-off to pass where all who could take it refused."""
         now = self._time()
+        if call._record is not None:
+            call._record.waits(now)
         self._parked[call] = None
         self._want(call.target.service, call.selection is not None)
         if (call.avoid or call.owes) and call.retry_handle is None:
@@ -363,7 +378,7 @@ class Client:
             if call.owes:
                 self._parked[call] = None
             elif not call.future.done():
-                self._start(call, self._time())
+                self._start_again(call, self._time())
 
     def forget(self, call: Outgoing) -> None:
         """The call is over for its caller, whatever its attempts do."""
@@ -376,6 +391,7 @@ class Client:
 
     def _abandon(self, attempt: Attempt) -> None:
         attempt.member.in_flight -= 1
+        attempt.member.counts.given_up += 1
         path = attempt.call.target.path
         if not attempt.call.begun:
             # What it took so far is the least that it takes: a peer that hangs does not look fast.
@@ -404,6 +420,7 @@ class Client:
 
     def settle(self, call: Outgoing, error: RpcError) -> None:
         if not call.future.done():
+            self.judge.count(call.target.path, error.code.name)
             call.future.set_exception(error)
 
     # -- what links and timers tell
@@ -505,6 +522,8 @@ class Client:
     def _ended(self, attempt: Attempt, verdict: Verdict, code: int | None = None) -> None:
         """An attempt ended without an answer. code: with which it was refused, if it was."""
         call = attempt.call
+        if call._record is not None:
+            call._record.lost(attempt, self._time())
         if call.future.done():
             return
         if self.closed is not None:
@@ -545,7 +564,15 @@ class Client:
             call.owes = True
             self._park(call)
             return
+        self._start_again(call, now)
+
+    def _start_again(self, call: Outgoing, now: float) -> None:
+        """As `_start`, and counted where it is a retry."""
+        before = call.tries
         self._start(call, now)
+        if call.tries > before > 0:
+            self.judge.count(call.target.path, "retries")
+            call.attempts[-1].member.counts.retries += 1
 
     def second_attempts(self, link: Link) -> None:
         """A peer is silent: its idempotent calls get a second attempt elsewhere, and the first answer wins."""
@@ -577,18 +604,35 @@ class Client:
             new = c not in tried and c.id not in call.avoid
             return new and c.link is not None and c.link.usable and not c.link.suspected
 
-        others = list(filter(fresh, self._members.candidates(call.target.service, call.target.major)))
+        candidates = self._members.candidates(call.target.service, call.target.major)
+        others: Sequence[Member[Link]] = list(filter(fresh, candidates))
         if call.selection is not None:
             others = list(filter(fresh, call.selection.among(others)))
-        if others and call.outlet is None:  # a stream of arguments is read once, and goes to one peer
-            now, budget = self._time(), call.target.budget
-            if not hedge:
-                budget.charge(now)
-            elif not budget.hedge(now):
-                return
-            call.may_have_run = call.marked = True
-            other = others[self._policy.choose(others, call.target.path, now) if len(others) > 1 else 0]
-            self._attempt(call, other, now)
+        if call.outlet is not None:  # a stream of arguments is read once, and goes to one peer
+            return
+        now, budget, record = self._time(), call.target.budget, call._record
+        if record is not None:
+            record.looks(self._members, others, now, "hedge" if hedge else "second")
+        if not others:
+            return
+        if not hedge:
+            budget.charge(now)
+        elif not budget.hedge(now):
+            if record is not None:
+                record.nobody("the budget has no hedge left")
+            return
+        call.may_have_run = call.marked = True
+        if record is not None:
+            others = record.shows(others)
+        other = others[self._policy.choose(others, call.target.path, now) if len(others) > 1 else 0]
+        self._attempt(call, other, now)
+        self.judge.count(call.target.path, "hedges" if hedge else "second_attempts")
+        if hedge:
+            other.counts.hedges += 1
+        else:
+            other.counts.retries += 1
+        if record is not None:
+            record.went()
 
     def close(self, reason: str) -> None:
         """Fail every call that is open."""

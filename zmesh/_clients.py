@@ -19,6 +19,7 @@ from ._core.admission import PRIORITIES
 from ._core.budget import percentile_of
 from ._core.selection import Named, Selection, Sticky
 from ._link import Link, Stage
+from ._record import Record
 from ._stream_calls import StreamCall
 from ._values import dump_untyped, load_untyped
 from .errors import InvalidArgument
@@ -44,6 +45,7 @@ class Options:
     hedge_after: float | str | None = None
     priority: int | None = None
     key: str | None = None  # a call back, which has one place to go, does without
+    explain: bool | None = None
     selection: Selection | None = None  # made of `node` and `key`, or given by `Node.scatter`
 
     def change(self, changes: Mapping[str, Any]) -> Options:
@@ -81,7 +83,11 @@ class Options:
         priority = given.get("priority", self.priority)
         if priority is not None and not (type(priority) is int and 0 <= priority < PRIORITIES):
             raise ValueError(f"priority is a whole number from 0 to {PRIORITIES - 1}, got {priority!r:.60}")
-        return Options(given.get("timeout", self.timeout), metadata, node, hedge_after, priority, key, selection)
+        explain = given.get("explain", self.explain)
+        if explain not in (None, True, False):
+            raise TypeError(f"explain is True or False, got {explain!r:.60}")
+        timeout = given.get("timeout", self.timeout)
+        return Options(timeout, metadata, node, hedge_after, priority, key, explain, selection)
 
     def outgoing(self, client: Client, target: Target, arguments: object, timeout: float) -> Outgoing:
         """A call with all that is set here."""
@@ -95,6 +101,8 @@ class Options:
         call.selection, call.hedge_after = self.selection, self.hedge_after
         if self.priority is not None:
             call.rank, call.marked = call.client.judge.rank(self.priority), True
+        if self.explain:
+            call._record, call.watched = Record(call, call.client._policy), True
 
     def intercepted(
         self,
@@ -133,6 +141,7 @@ class Options:
             finally:
                 if inner:
                     handle.node, handle.metadata = inner[-1].node, inner[-1].metadata
+                    handle._record = inner[-1]._record
 
         return Call.of(perform)
 
@@ -170,6 +179,10 @@ class InterceptedStream(DeferredStream):
     def __init__(self, open: Callable[[], Awaitable[AsyncIterator[Any]]], inner: list[Any]) -> None:
         super().__init__(open)
         self._inner = inner
+
+    @property
+    def _record(self) -> Any:
+        return self._inner[-1]._record if self._inner else None
 
     @property
     def metadata(self) -> Mapping[str, str | bytes]:
@@ -234,7 +247,7 @@ class TypedCaller:
                 return options.streaming(client, target, arguments, items, method.dump_item, method.answers_stream)
 
             return stream
-        if options.hedge_after is None and options.selection is None and options.priority is None:
+        if options == Options(options.timeout, options.metadata):
 
             def call(*args: object, **kwargs: object) -> Call[Any]:
                 return Outgoing(client, target, bind(*args, **kwargs), timeout, metadata)
@@ -268,6 +281,7 @@ class DynamicClient:
         hedge_after: float | str | None = None,
         key: str | None = None,
         priority: int | None = None,
+        explain: bool | None = None,
     ) -> DynamicClient:
         """The same client with other settings, as `Service.options`; None leaves one as it is."""
         changes = {
@@ -277,6 +291,7 @@ class DynamicClient:
             "hedge_after": hedge_after,
             "key": key,
             "priority": priority,
+            "explain": explain,
         }
         return DynamicClient(self._node, self._service, self._options.change(changes))
 
@@ -387,6 +402,7 @@ class DynamicCall(Call[Any]):
         self._arguments = arguments
         self._begun: Coroutine[Any, Any, Any] | None = None
         self._used = False
+        self._record = None
         self._stream: Stream[Any] | None = None
 
     @property
@@ -400,10 +416,11 @@ class DynamicCall(Call[Any]):
         if isinstance(call, Stream):
             self._stream = call
             return call
+        self._record = call._record
         try:
             return await call
         finally:
-            self.node, self.metadata = call.node, call.metadata
+            self.node, self.metadata, self._record = call.node, call.metadata, call._record
 
     def __aiter__(self) -> Self:
         return self
@@ -422,6 +439,8 @@ class DynamicCall(Call[Any]):
         except StopAsyncIteration:
             self.node, self.metadata = stream.node, stream.metadata
             raise
+        finally:
+            self._record = stream._record
 
     async def aclose(self) -> None:
         """Take no more items."""

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
+import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ._core.admission import DEFAULT_PRIORITY, LOTS, rank_of
 from ._core.budget import Budget, Latencies, percentile_of
@@ -41,6 +44,7 @@ class Judge:
         self._time = time
         self._budgets: dict[str, Budget] = {}
         self._latencies: dict[str, Latencies] = {}  # by path, of calls that are hedged by a percentile
+        self._counts: dict[str, Counter[str]] = {}  # by path: retries, hedges, ..., and errors by code
         self.stood_still = 0.0  # when this process last did: what was late then was not a peer's fault
 
     def budget(self, service: str) -> Budget:
@@ -50,6 +54,40 @@ class Judge:
             budget = self._budgets[service] = Budget(self._time())
         return budget
 
+    def count(self, path: str, what: str) -> None:
+        """One more of something that is rare, for `Node.stats`."""
+        self._counts.setdefault(path, Counter())[what] += 1
+
+    def stats(self) -> dict[str, Any]:
+        """See `Node.stats`."""
+        now = self._time()
+        peers = {
+            member.id.hex(): {
+                "name": member.name,
+                "state": member.state.value,
+                "health": member.health.state.value,
+                "in_flight": member.in_flight,
+                "answered": member.health.successes,
+                **dataclasses.asdict(member.counts),
+                "last_ejection": member.health.why,
+                "latency": member.latencies(),
+            }
+            for member in self._members
+        }
+        services = {
+            service: {
+                "calls": budget.calls,
+                "retries_left": math.floor(budget.left(now)),
+                "hedges_left": math.floor(budget.hedges_left(now)),
+            }
+            for service, budget in self._budgets.items()
+        }
+        return {
+            "peers": peers,
+            "services": services,
+            "methods": {path: dict(each) for path, each in self._counts.items()},
+        }
+
     def rank(self, priority: int) -> int:
         """Of a call that nothing came before: its lot is drawn here."""
         return rank_of(priority, self._random.getrandbits(7))
@@ -58,6 +96,9 @@ class Judge:
 
     def failed_answer(self, attempt: Attempt, error: RpcError, now: float) -> None:
         """A peer answered with an error."""
+        record = attempt.call._record
+        if record is not None:
+            record.answered(attempt, error, now)
         member, outcome = attempt.member, outcome_of(error.code, error.may_have_run)
         if outcome is Outcome.FAILURE:
             if error.code is Code.DEADLINE_EXCEEDED:
@@ -110,13 +151,25 @@ class Judge:
     ) -> Sequence[Member[Link]] | ResourceExhausted:
         """Where somebody is due for a probe, or sheds load: who of the candidates may take this call; an error where
         all would refuse it."""
+        member = self.due(call, now)
+        if member is not None:
+            self._members.probe(member, now)
+            return [member]
+        return self.taking(call, candidates, now)
+
+    def due(self, call: Outgoing, now: float) -> Member[Link] | None:
+        """Whose probe this call is to be, if anybody's."""
         if call.selection is None:
             for member in self._members.odd:
                 if member.health.state is Wellness.DUE and self._may_probe(call, member, now):
-                    self._members.probe(member, now)
-                    return [member]
-        taking = self._taking(call, candidates, now)
-        return taking or self._held_back(call, candidates)
+                    return member
+        return None
+
+    def taking(
+        self, call: Outgoing, candidates: Sequence[Member[Link]], now: float
+    ) -> Sequence[Member[Link]] | ResourceExhausted:
+        """Who of the candidates takes calls of this rank; an error where nobody does."""
+        return self._taking(call, candidates, now) or self._held_back(call, candidates)
 
     def hopeless(self, call: Outgoing, candidates: Sequence[Member[Link]], now: float) -> RpcError | None:
         """The error of a call that was refused, and that everybody would refuse."""

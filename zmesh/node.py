@@ -40,6 +40,7 @@ from ._hub import Hub
 from ._link import Link
 from ._map import MapOver, Mapped, OneArgument
 from ._platform import Platform, real_platform
+from ._record import foresee
 from ._scatter import Replies, Scatter
 from ._server import Server
 from ._values import load_untyped
@@ -48,9 +49,10 @@ from .config import Config
 from .discovery import Discovery, Sighting
 from .discovery.static import StaticPeers
 from .errors import FailedPrecondition, RpcError
+from .explanation import Explanation
 from .interceptors import Interceptor
 from .schema import ServiceSchema, schema_of
-from .service import Service, Unary, make_client
+from .service import Method, Service, Unary, make_client
 
 __all__ = ["DynamicClient", "Node", "Peer"]
 
@@ -279,6 +281,58 @@ class Node:
         retried as any other is. Raises TypeError for a method that streams, ValueError for a bad `in_flight`.
         """
         return MapOver(self._running(), method, ordered, in_flight, timeout, metadata, progress)
+
+    def explain(
+        self,
+        method: Method[..., Any] | str,
+        /,
+        *,
+        node: str | None = None,
+        key: str | None = None,
+        priority: int | None = None,
+    ) -> Explanation:
+        """Where a call would go now, and why; nothing is sent. For a call that is made: `zmesh.explain`.
+
+        method: `Greeter.say_hello`, or "Greeter.say_hello" without the class, for any version of the service.
+        node, key, priority: as for `options` of a client.
+
+        As a first call would, it makes this node look for who offers the service, and says so until somebody is found.
+        Where the policy draws lots, the next call may draw others. Raises TypeError for what is no method, ValueError
+        for a text that is none.
+        """
+        client = self._running().client
+        options = Options().change({"node": node, "key": key, "priority": priority})
+        call = options.outgoing(client, self._target(method), {}, 1.0)
+        call.close()  # never to be awaited
+        client.want(call.target.service, call.selection is not None)
+        return foresee(client, call)
+
+    def _target(self, method: Method[..., Any] | str) -> Target:
+        judge = self._running().client.judge
+        if isinstance(method, Method):
+            schema = schema_of(method.owner)
+            return Target.of(schema.methods[method.name], schema.major, judge.budget(schema.name))
+        if not isinstance(method, str):
+            raise TypeError(f"explain() takes a method of a Service class, like Greeter.say_hello, got {method!r:.60}")
+        service, _, name = method.rpartition(".")
+        if not service or not name:
+            raise ValueError(f"{method!r:.60} is no method: write 'SERVICE.METHOD', like 'Greeter.say_hello'")
+        known = [each.methods[name] for each in self._described(service)[0] if name in each.methods]
+        idempotent = bool(known) and known[0].idempotent
+        return Target(service, None, method, idempotent, False, load_untyped, judge.budget(service))
+
+    def stats(self) -> dict[str, Any]:
+        """What the calls of this node met since it started, as plain values.
+
+        peers: by id, of those that are known now: attempts in flight, answered, that failed by the node's doing, raised
+            an exception there, were refused, or given up here; how many were retries or hedges; ejections, and what the
+            last one was for; the latency of each method in seconds.
+        services: calls, and how many retries and hedges their budget has now.
+        methods: retries, hedges, second attempts, and errors by code, of those that had any.
+
+        What a node served, `zmesh describe --stats` tells.
+        """
+        return self._running().client.judge.stats()
 
     @property
     def peers(self) -> list[Peer]:

@@ -222,6 +222,7 @@ class Service:
         hedge_after: float | str | None = None,
         key: str | None = None,
         priority: int | None = None,
+        explain: bool | None = None,
     ) -> Self:
         """A client like this one, whose calls have these options; what is not given stays as it is here.
 
@@ -234,6 +235,7 @@ class Service:
         key: calls with the same key go to the same node, whoever makes them, while it is there and not overloaded.
         priority: how important they are to a node with too much to do, from 0 (refused first) to 9; 5 by default. Calls
             that their handlers make inherit it.
+        explain: note why each call goes where it goes, for `zmesh.explain(call)`.
         """
         caller: Caller | None = self.__dict__.get("_zmesh_caller")
         if caller is None:
@@ -248,6 +250,7 @@ class Service:
             "hedge_after": hedge_after,
             "key": key,
             "priority": priority,
+            "explain": explain,
         }
         return _new_client(type(self), caller.options(**changes))
 

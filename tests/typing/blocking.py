@@ -24,6 +24,11 @@ def typed(mesh: zmesh.Mesh) -> None:
     assert_type([n + 1 for n in mesh.call(Greeter.countdown, timeout=5)(3)], list[int])
 
 
+def why(mesh: zmesh.Mesh) -> None:
+    assert_type(mesh.explain(Greeter.say_hello, key="user-42"), zmesh.Explanation)
+    assert_type(mesh.stats(), dict[str, Any])
+
+
 def untyped(mesh: zmesh.Mesh) -> None:
     # The class says that its methods are awaited, so nothing is known of what blocks.
     assert_type(mesh.client(Greeter).say_hello("Ann"), Any)

@@ -116,3 +116,14 @@ class Shop(zmesh.Service):
         assert_type(context.metadata, Mapping[str, str | bytes])
         context.reply_metadata["seen"] = "yes"
         return await context.client(Greeter).count(item)
+
+
+async def why(node: zmesh.Node, greeter: Greeter) -> None:
+    call = greeter.options(explain=True).count("a")
+    await call
+    assert_type(zmesh.explain(call), zmesh.Explanation)
+    assert_type(zmesh.explain(greeter.countdown(3)), zmesh.Explanation)
+    assert_type(node.explain(Greeter.count, key="user-42"), zmesh.Explanation)
+    assert_type(node.explain(Greeter.countdown), zmesh.Explanation)
+    assert_type([candidate.why_not for candidate in node.explain("Greeter.count").candidates], list[str])
+    assert_type(node.stats(), dict[str, Any])

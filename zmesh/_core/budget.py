@@ -60,8 +60,11 @@ class Budget:
         """Take one hedge, if there is one."""
         if self.left(now) < 1.0:
             return False
-        lately = self._growth.of(self.calls, now)
-        return self._hedges.fill(self.calls, lately, now) >= 1.0 and self._hedges.take()
+        return self.hedges_left(now) >= 1.0 and self._hedges.take()
+
+    def hedges_left(self, now: float) -> float:
+        """How many hedges there are."""
+        return self._hedges.fill(self.calls, self._growth.of(self.calls, now), now)
 
     def left(self, now: float) -> float:
         """How many retries there are; below 0 where more were charged."""

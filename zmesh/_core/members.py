@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from .health import SLOW_START, Health, in_panic
@@ -11,7 +12,7 @@ from .messages import Hello, Message
 from .peer import Event, State, follow
 from .timing import Average
 
-__all__ = ["Member", "Members"]
+__all__ = ["Counts", "Member", "Members"]
 
 LinkT = TypeVar("LinkT")
 
@@ -20,6 +21,22 @@ _STALE: Final = 5.0  # seconds without a sample after which a latency halves: a 
 _STALE_UNPROVEN: Final = 0.5  # the same after few samples: one cold first call must not starve a fast peer
 _PROVEN: Final = 5  # samples
 LEVEL_LASTS: Final = 1.0  # seconds: who is not called must report again to be spared any longer
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened to attempts at one peer, but for those that were answered (`Health.successes`): it is rare.
+
+    given_up: by this node, at a deadline, for another attempt's answer, or as nobody wanted it any more.
+    """
+
+    retries: int = 0
+    hedges: int = 0
+    failed: int = 0
+    raised: int = 0
+    refused: int = 0
+    given_up: int = 0
+    ejections: int = 0
 
 
 class Member(Generic[LinkT]):
@@ -32,6 +49,7 @@ class Member(Generic[LinkT]):
         "addresses",
         "called_at",
         "capacity",
+        "counts",
         "health",
         "hello",
         "id",
@@ -59,6 +77,7 @@ class Member(Generic[LinkT]):
         self.capacity = 1.0
         self.weight = 1.0  # what balancing goes by: the capacity, less while it starts slowly or its handlers fail
         self.health = Health(jitter, now)
+        self.counts = Counts()
         self._levels: dict[str, tuple[int, float]] = {}  # by path ("": any): what it refuses below, until when
         self.in_flight = 0
         self.others = 0
@@ -108,6 +127,10 @@ class Member(Generic[LinkT]):
         """From which rank on it takes calls of a method; 0: all."""
         known = [self._levels[key] for key in ("", method) if key in self._levels]
         return max((level for level, until in known if now < until), default=0)
+
+    def latencies(self) -> dict[str, float]:
+        """Seconds that calls take here, by method, of those that we called."""
+        return {method: average.value for method, average in self._latencies.items() if average.value is not None}
 
     def forget_levels(self, now: float) -> None:
         """What it told is believed only for a while."""
@@ -242,14 +265,17 @@ class Members(Generic[LinkT]):
 
     def failed(self, member: Member[LinkT], why: str, started: float, now: float) -> bool:
         """A call that was sent at `started` failed by the node's doing; why, in words."""
+        member.counts.failed += 1
         return self._wellness(member, member.health.failed(why, started, now))
 
     def refused(self, member: Member[LinkT], started: float, now: float) -> bool:
         """A call that was sent at `started` was refused for load."""
+        member.counts.refused += 1
         return self._wellness(member, member.health.refused(started, now))
 
     def raised(self, member: Member[LinkT], now: float) -> None:
         """A handler there raised an exception that is no answer."""
+        member.counts.raised += 1
         member.health.raised(now)
         self._wellness(member, False)
 
@@ -260,6 +286,7 @@ class Members(Generic[LinkT]):
     def _wellness(self, member: Member[LinkT], changed: bool) -> bool:
         member.weight = member.capacity * member.health.weight
         if changed:
+            member.counts.ejections += member.health.state is Wellness.EJECTED
             self._candidates.clear()
             self._look_odd(member)
         return changed

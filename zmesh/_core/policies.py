@@ -26,7 +26,8 @@ class Candidate(Protocol):
 
 class Policy(Protocol):
     """The interface of balancing. A policy may also have a method `learn(candidate, method, seconds, now)`: it is told
-    how long each call took, also of those that were given up after that time."""
+    how long each call took, also of those that were given up after that time. And `cost(candidate, method, now)`: the
+    number that it compares, less is better, for those who ask why (`zmesh.explain`)."""
 
     def choose(self, candidates: Sequence[Candidate], method: str, now: float) -> int:
         """The index of the peer to call. `candidates` has at least two, in an order that changes only with them; all
@@ -68,6 +69,10 @@ class LeastRequest:
         other = (one + 1 + int(self._random() * (count - 1))) % count
         a, b = candidates[one], candidates[other]
         return one if (a.in_flight + 1) * b.weight <= (b.in_flight + 1) * a.weight else other
+
+    def cost(self, peer: Candidate, method: str, now: float) -> float:
+        """What `choose` compares, in other words."""
+        return (peer.in_flight + 1) / peer.weight
 
 
 class Weighted:
@@ -127,9 +132,10 @@ class PeakEwma:
         count = len(candidates)
         one = int(self._random() * count)
         other = (one + 1 + int(self._random() * (count - 1))) % count
-        return one if self._cost(candidates[one], method, now) <= self._cost(candidates[other], method, now) else other
+        return one if self.cost(candidates[one], method, now) <= self.cost(candidates[other], method, now) else other
 
-    def _cost(self, peer: Candidate, method: str, now: float) -> float:
+    def cost(self, peer: Candidate, method: str, now: float) -> float:
+        """What `choose` compares."""
         known = self._peaks.get((peer.id, method))
         if known is None:
             return self.UNPROVEN * peer.in_flight / peer.weight

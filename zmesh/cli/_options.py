@@ -18,6 +18,7 @@ __all__ = [
     "complete_method",
     "complete_service",
     "explained",
+    "json_args_option",
     "json_option",
     "place_options",
     "run",
@@ -113,6 +114,12 @@ def place_options(command: Callable[..., R]) -> Callable[..., R]:
 def json_option(command: Callable[..., R]) -> Callable[..., R]:
     """Give a command --json, which reaches it as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")(command)
+
+
+def json_args_option(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command --json-args, which reaches it as `json_text`."""
+    text = "The arguments as one JSON object, or - to read it from standard input; NAME=VALUE adds to it."
+    return click.option("--json-args", "json_text", metavar="OBJECT", help=text)(command)
 
 
 def timeout_option(default: float, help: str) -> Callable[[Callable[..., R]], Callable[..., R]]:

@@ -11,20 +11,15 @@ import click
 import zmesh
 
 from ._json import argument_of, from_json, to_json
-from ._options import Failed, Place, complete_method, place_options, run, timeout_option
+from ._options import Failed, Place, complete_method, json_args_option, place_options, run, timeout_option
 
-__all__ = ["command"]
+__all__ = ["arguments_of", "command", "method_of", "with_stream"]
 
 
 @click.command("call")
 @click.argument("method", metavar="SERVICE.METHOD", shell_complete=complete_method)
 @click.argument("pairs", metavar="[NAME=VALUE]...", nargs=-1)
-@click.option(
-    "--json-args",
-    "json_text",
-    metavar="OBJECT",
-    help="The arguments as one JSON object, or - to read it from standard input; NAME=VALUE adds to it.",
-)
+@json_args_option
 @click.option(
     "-m",
     "--metadata",
@@ -53,11 +48,9 @@ def command(
 
     A failed call prints its code and message on stderr and exits with 1.
     """
-    service, _, name = method.rpartition(".")
-    if not service or not name or name.startswith("_"):
-        raise click.UsageError(f"{method!r} is no method: write SERVICE.METHOD, like Greeter.say_hello")
-    arguments = _arguments(json_text, pairs)
-    run(_call(place, service, name, arguments, dict(_pair(each, "metadata") for each in metadata), timeout, verbose))
+    service, name = method_of(method)
+    arguments = arguments_of(json_text, pairs)
+    run(_call(place, service, name, arguments, dict(pair_of(each, "metadata") for each in metadata), timeout, verbose))
 
 
 async def _call(
@@ -72,7 +65,7 @@ async def _call(
     async with place.node() as node:
         client = node.client(service).options(timeout=timeout, metadata=metadata)
         try:
-            call = getattr(client, name)(**await _with_stream(client, name, arguments))
+            call = getattr(client, name)(**await with_stream(client, name, arguments))
             result = await call
         except AttributeError as error:
             raise Failed(f"UNIMPLEMENTED: {error}") from error
@@ -88,7 +81,15 @@ async def _call(
             click.echo(f"answered by {call.node}{said}", err=True)
 
 
-async def _with_stream(client: zmesh.node.DynamicClient, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def method_of(text: str) -> tuple[str, str]:
+    """Service and method of SERVICE.METHOD."""
+    service, _, name = text.rpartition(".")
+    if not service or not name or name.startswith("_"):
+        raise click.UsageError(f"{text!r} is no method: write SERVICE.METHOD, like Greeter.say_hello")
+    return service, name
+
+
+async def with_stream(client: zmesh.node.DynamicClient, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments, with the list that was given for a stream turned into one."""
     if not any(isinstance(value, list) for value in arguments.values()):
         return arguments
@@ -104,7 +105,8 @@ async def _items(values: list[Any]) -> AsyncIterator[Any]:
         yield value
 
 
-def _arguments(json_text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
+def arguments_of(json_text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments as they were given."""
     arguments: dict[str, Any] = {}
     if json_text is not None:
         try:
@@ -115,7 +117,7 @@ def _arguments(json_text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
             raise click.UsageError("--json-args takes an object: arguments go by name")
         arguments.update(given)
     for pair in pairs:
-        name, text = _pair(pair, "an argument")
+        name, text = pair_of(pair, "an argument")
         if name in arguments:
             raise click.UsageError(f"argument {name!r} is given twice")
         try:
@@ -125,7 +127,7 @@ def _arguments(json_text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
     return arguments
 
 
-def _pair(text: str, what: str) -> tuple[str, str]:
+def pair_of(text: str, what: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise click.UsageError(f"{text!r} is no {what.removeprefix('an ')}: write NAME=VALUE")

@@ -18,6 +18,7 @@ from .._call import Call
 from .._map import OneArgument
 from ..balance import Policy
 from ..config import Config
+from ..explanation import Explanation
 from ..interceptors import Interceptor
 from ..node import Node, Peer
 from ..schema import schema_of
@@ -177,6 +178,28 @@ class Mesh:
             "progress": progress,
         }
         return _Method(self, lambda items: self._node.map(method, **options)(items), feed_items)
+
+    def explain(
+        self,
+        method: Method[..., Any] | str,
+        /,
+        *,
+        node: str | None = None,
+        key: str | None = None,
+        priority: int | None = None,
+    ) -> Explanation:
+        """Where a call would go now, and why, as `Node.explain` tells; nothing is sent.
+
+        Of a call that is made: `result, call = client.options(explain=True).say_hello.with_call("World")`, then
+        `zmesh.explain(call)`.
+        """
+        explanation: Explanation = self._run(lambda: self._node.explain(method, node=node, key=key, priority=priority))
+        return explanation
+
+    def stats(self) -> dict[str, Any]:
+        """What the calls of this node met since it started, as `Node.stats` tells."""
+        stats: dict[str, Any] = self._run(self._node.stats)
+        return stats
 
     @property
     def peers(self) -> list[Peer]:
