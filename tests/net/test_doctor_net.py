@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from .conftest import skip_or_fail
 from .namespaces import Host, Network
 from .test_discovery_net import serve, wait_until_listed
 
@@ -27,7 +28,7 @@ def run(host: Host, *argv: str) -> None:
 @pytest.fixture
 def iptables() -> None:
     if shutil.which("iptables") is None:
-        pytest.skip("no 'iptables' (Debian package iptables)")
+        skip_or_fail("no 'iptables' (Debian package iptables)")
 
 
 def test_a_healthy_host(make_network: Callable[[int], Network]) -> None:

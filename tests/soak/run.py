@@ -242,7 +242,6 @@ def profile_of(seed: int) -> Profile:
 
 def run(seed: int, *, keep_trace: bool = False) -> Result:
     """Run one seed."""
-    logging.disable(logging.CRITICAL)
     profile = profile_of(seed)
     chooser = random.Random(f"soak {seed}")
     link = Link() if profile != "chaos" else chooser.choice((Link(), Link(delay=0.01, jitter=0.02), Link(loss=0.02)))
@@ -261,10 +260,14 @@ def run(seed: int, *, keep_trace: bool = False) -> Result:
 
     began = time.perf_counter()
     failure: BaseException | None = None
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # thousands of faults are no news
     try:
         zmesh.testing.run(main, seed=seed, link=link, clock_skew=1e5, time_limit=TIME_LIMIT)
     except Exception as error:
         failure = error
+    finally:
+        logging.disable(disabled)
     ledger = runs[0].ledger
     if failure is not None:
         ledger.violations += [f"has not ended: {record}" for record in ledger.calls if not record.ends]
