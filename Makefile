@@ -28,7 +28,7 @@ docs: $(READY)  ## blocks run as printed, links resolve, diagrams are those of t
 examples: $(READY)
 	$(BIN)/python -m pytest -q tests/test_examples.py
 
-soak: $(READY)  ## 2,000 simulated runs with random faults, each from its own seed
+soak: $(READY)  ## 2,000 simulated runs with calls and streams of every kind under random faults, each from its own seed
 	$(BIN)/python -m tests.soak --seeds 0:2000
 
 bugs: $(READY)  ## put each kept bug in, and see the soak catch it
