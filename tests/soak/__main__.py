@@ -18,7 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trace", action="store_true", help="with --seed: print what happened")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
+    parser.add_argument("--idle", action="store_true", help="take only what other programs leave of the processor")
     options = parser.parse_args(arguments)
+    if options.idle and hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # its child processes inherit it
     began = time.perf_counter()
     if options.seed is not None:
         results: Iterator[Result] = iter([run(options.seed, keep_trace=options.trace)])
@@ -27,10 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
         results = run_many(range(int(first), int(last)), options.processes)
     failed: list[int] = []
     calls = streams = count = 0
+    profiles: set[str] = set()
+    fewest_calls = fewest_streams = sys.maxsize
     outcomes: dict[str, int] = {}
     for count, result in enumerate(results, 1):  # noqa: B007
         calls += result.calls
         streams += result.streams
+        profiles.add(result.profile)
+        fewest_calls, fewest_streams = min(fewest_calls, result.calls), min(fewest_streams, result.streams)
         for outcome, number in result.outcomes.items():
             outcomes[outcome] = outcomes.get(outcome, 0) + number
         for line in result.trace:
@@ -52,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"seed {failed[0]} run again in two other processes: {'the same' if len(again) == 1 else 'DIFFERENT'}")
     told = ", ".join(f"{name} {number}" for name, number in sorted(outcomes.items()))
     seconds = time.perf_counter() - began
+    print(f"a seed of {', '.join(sorted(profiles))} has {fewest_calls} calls and {fewest_streams} streams at least")
     print(f"{count} seeds, {calls} calls, {streams} of them streams ({told}), {len(failed)} failed, {seconds:.1f} s")
     return 1 if failed else 0
 
