@@ -31,7 +31,7 @@ __all__ = ["PROFILES", "Result", "hash_elsewhere", "run", "run_many"]
 
 SERVERS: Final = 7
 CLIENTS: Final = 3
-CALLS_PER_SECOND: Final[dict[Profile, float]] = {"chaos": 2.7, "single": 2.2, "drains": 8.0}  # of each caller
+CALLS_PER_SECOND: Final[dict[Profile, float]] = {"chaos": 2.3, "single": 2.0, "drains": 7.0}  # of each caller
 STREAMS: Final = 0.25  # the share of calls that stream
 RECOVERY: Final = 5.0  # seconds after the last fault until everything works
 TIME_LIMIT: Final = 60.0  # virtual seconds: more than twice what a run takes

@@ -336,7 +336,7 @@ def draw(chooser: random.Random, profile: Profile, *, serves: bool) -> Plan:
 
 def draw_held(chooser: random.Random) -> Plan:
     """A stream that lasts: it goes on until the run is quiet, stands still, and is read to the end when released."""
-    making = Making(ENDLESS, chooser.choice((0.1, 0.3)), chooser.choice((0, 100, 2000)), hold=True)
+    making = Making(ENDLESS, chooser.choice((0.15, 0.4)), chooser.choice((0, 100, 2000)), hold=True)
     return Plan(chooser.choice(list(METHODS)[:6]), making, pause=chooser.choice((0.0, 0.1, 0.5)))
 
 
