@@ -538,10 +538,6 @@ class Link:
         return self._outbox.flushed
 
     @property
-    def _over(self) -> bool:
-        return self.stage is Stage.CLOSED
-
-    @property
     def label(self) -> str:
         """Who is at the other end, for people."""
         where = self.channel.remote if self.channel is not None else "?"
@@ -587,7 +583,7 @@ class Link:
         self._outbox.flush()
         if self.dialed:
             self._end(f"refused here: {text}", linger=self._config.redial_within)
-        elif not self._over:
+        elif self.stage is not _CLOSED:
             # The channel stays, muted: a ROUTER cannot hang up, and a new link for each further message would be
             # refused, and logged, again. The owner forgets it when it has too many.
             self.stage = Stage.CLOSED

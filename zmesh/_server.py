@@ -328,7 +328,7 @@ class Server:
             self.repeated += 1
         link.running[running.number] = running
         self._count += 1
-        # It starts in the next turn of the loop: a cancel that came right behind it is seen first.
+        # It starts behind the whole envelope: a cancel that came with it is seen first.
         self._queue.append(running)
         if not self._waking:
             self._wake()
@@ -473,7 +473,7 @@ class Server:
     # -- workers
 
     def _wake(self) -> None:
-        """Let one more worker go through the queue, from the next turn of the loop on."""
+        """Let one more worker go through the queue: an idle one behind the envelope that is read, else a new one."""
         self._waking = True
         while self._idle:
             waiting = self._idle.pop()

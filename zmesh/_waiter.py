@@ -2,8 +2,11 @@
 
 An `asyncio.Future` wakes its task by the loop's queue: a handle, a turn of the loop and a look at all descriptors for
 each answer. Here the messages of one envelope are all handled first, and then each task that they woke goes on from
-the same callback. `Waiter` is a future as `asyncio.Task` knows them, by the mark that `asyncio.isfuture` goes by;
-one task waits on it, once.
+the same callback. That pays for a call that waits alone and for an idle worker. Where many calls wait, a turn of the
+loop serves them all, and asyncio's future, which is not written in Python, costs less.
+
+`Waiter` is a future as `asyncio.Task` knows them, by the mark that `asyncio.isfuture` goes by; one task waits on it,
+once.
 """
 
 from __future__ import annotations

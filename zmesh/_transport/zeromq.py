@@ -141,7 +141,7 @@ class ZeroMQTransport:
 
 
 class _Socket:
-    """A socket whose descriptor is on the loop. Subclasses say what `_receive` and `_drained` do."""
+    """A socket whose descriptor is on the loop. Subclasses say how to `_receive`."""
 
     def __init__(self, transport: ZeroMQTransport, kind: int) -> None:
         self._transport = transport
