@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak bugs faults floor beside-stream imports idle uneven test-all lab clean
+.PHONY: demo test check lint types docs examples soak fuzz bugs faults floor beside-stream imports idle uneven test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -30,6 +30,11 @@ examples: $(READY)
 
 soak: $(READY)  ## 2,000 simulated runs with calls and streams of every kind under random faults, each from its own seed
 	$(BIN)/python -m tests.soak --seeds 0:2000
+
+fuzz: $(READY)  ## 1,000,000 inputs to the decoder, guided by coverage; 20,000 hostile ones to a node over sockets
+	$(BIN)/python -m pip install --quiet --group fuzz
+	$(BIN)/python -m tests.fuzz.decoder --inputs 1000000
+	$(BIN)/python -m tests.fuzz.sockets --inputs 20000
 
 bugs: $(READY)  ## put each kept bug in, and see the soak catch it
 	$(BIN)/python -m tests.bugs

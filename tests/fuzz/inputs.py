@@ -1,4 +1,4 @@
-"""Inputs that nobody should send, made from a seed: for tests/test_fuzz.py."""
+"""Inputs that nobody should send, made from a seed."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ _HEADS = [
 ]
 _LENGTHS = [0x1A, 0x1B, 0x3B, 0x5A, 0x5B, 0x7A, 0x7B, 0x9A, 0x9B, 0xBA, 0xBB, 0xDB]
 _TAGS = [*range(44), 52, 54, *range(64, 88), 100, 256, 258, 260, 261, 1004, 43000, 55799, 64077, 64078]
+_KINDS = [m.CALL, m.CALL, m.CALL, m.REPLY, m.REPLY, m.ERROR, m.CANCEL, m.HEARTBEAT, m.UNSUPPORTED, m.DRAIN_ACK, m.ITEM,
+          m.ITEM, m.END, m.CREDIT, m.CREDIT, 15, 99]  # fmt: skip
 _NUMBERS = [-1, 0, 1, 2, 3, 4, 5, 6, 7, 255, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64, 2**100]
 
 
@@ -34,7 +36,7 @@ def vectors() -> list[Frames]:
     """The frames of all test vectors, good ones and bad ones."""
     found = []
     for name in ("envelopes", "malformed"):
-        path = Path(__file__).parent / "vectors" / f"{name}.json"
+        path = Path(__file__).parent.parent / "vectors" / f"{name}.json"
         for vector in json.loads(path.read_text(encoding="utf-8")):
             frames = [bytes.fromhex(frame) for frame in vector["frames"]]
             if sum(map(len, frames)) < 4096:  # the long ones are bad only by their length
@@ -111,12 +113,24 @@ class Fuzzer:
         envelope = [to, rng.choice([0, 5, rng.randrange(2**31)]), messages]
         return [cbor2.dumps(envelope), *(rng.randbytes(16) for _ in range(rng.choice([0, 0, 1])))]
 
+    def damaged(self) -> Frames:
+        """An envelope that would decode, with some bytes behind its tag and clock changed."""
+        first, *others = self.structured()
+        rng, damaged = self.rng, bytearray(first)
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(min(11, len(damaged) - 1), len(damaged))
+            damaged[at] = rng.choice([damaged[at] ^ 1 << rng.randrange(8), rng.randrange(256)])
+        return [bytes(damaged), *others]
+
+    def hostile(self) -> Frames:
+        """What a peer may send that knows the protocol and means harm."""
+        pick = self.rng.random()
+        return self.structured() if pick < 0.8 else self.damaged() if pick < 0.95 else self.mutation()
+
     def message(self) -> Any:
         rng = self.rng
         number = rng.choice([0, 1, 2, 3, 4, 2**31 - 1])
-        kind = rng.choice(
-            [m.CALL, m.CALL, m.REPLY, m.REPLY, m.ERROR, m.CANCEL, m.HEARTBEAT, m.UNSUPPORTED, m.DRAIN_ACK, 16, 99]
-        )
+        kind = rng.choice(_KINDS)
         if rng.random() < 0.03:
             kind = rng.choice([m.HELLO, m.REJECT, m.DRAIN, m.GOODBYE])
         value = self.value(3)
@@ -125,13 +139,20 @@ class Fuzzer:
             [None, {}, {"details": value}, {"details": {"a": value}, "type": value}, {"traceback": value}]
         )
         path = rng.choice(
-            ["Echo.echo", "Echo.fail", "Echo", "Echo.", ".", "", "zmesh.describe", "Nothing.at_all", "\0\x1b[2J"]
-        )
+            ["Echo.echo", "Echo.fail", "Echo.count", "Echo.total", "Echo.back", "Echo.hold", "Echo", "Echo.", ".", "",
+             "zmesh.describe", "Nothing.at_all", "\0\x1b[2J"]
+        )  # fmt: skip
         arguments: Any = rng.choice([{"value": value}, [value], {}, []])
+        many, answer = rng.choice([0, 0, 1, 2, 256, 2**31 - 1]), rng.random() < 0.5
+        metadata = rng.choice([None, {}, {"a": b""}])
+        marks = [rng.random() < 0.5, rng.choice([None, 0, 1279, 1280]), many, rng.choice([[], [number], value])]
         good: dict[int, list[Any]] = {
             m.HELLO: [m.HELLO, rng.choice([1, 1, 2]), 0, {"id": rng.randbytes(16), "name": "x", "mesh": "default"}],
             m.REJECT: [m.REJECT, rng.choice(_NUMBERS[1:10]), "\x1b[31mno\n" * rng.randrange(9)],
-            m.CALL: [m.CALL, number, path, rng.choice([0, 1, 1000, 2**31 - 1]), arguments, None],
+            m.CALL: [m.CALL, number, path, rng.choice([0, 1, 1000, 2**31 - 1]), arguments, metadata],
+            m.ITEM: [m.ITEM, number, answer, many, value],
+            m.END: [m.END, number, many],
+            m.CREDIT: [m.CREDIT, number, answer, many],
             m.REPLY: [m.REPLY, number, value, rng.choice([None, {}, {"a": b"b"}])],
             m.ERROR: [m.ERROR, number, rng.randrange(20), "text", rng.random() < 0.5, fields],
             m.CANCEL: [m.CANCEL, number],
@@ -140,6 +161,8 @@ class Fuzzer:
             m.UNSUPPORTED: [m.UNSUPPORTED, rng.choice([1, 3, 16])],
         }  # fmt: skip
         message = good.get(kind, [kind])
+        if kind == m.CALL:
+            message += marks[: rng.choice([0, 0, 0, 1, 2, 3, 4])]
         damage = rng.random()
         if damage < 0.1:
             del message[rng.randrange(len(message)) :]
