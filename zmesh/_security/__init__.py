@@ -1,0 +1,75 @@
+"""Security: the settings that a user gives, and what a node makes of them. Opens no socket.
+
+`keys` has the keys and their files, `trust` who may connect.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from .keys import read_private, read_secret
+from .trust import SharedSecret, TrustedKeys, TrustFolder
+
+__all__ = ["Gate", "Security", "gate_of", "security_from_environment"]
+
+Path = str | os.PathLike[str]
+Gate = SharedSecret | TrustedKeys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Security:
+    """How a node is secured: every link is encrypted, and both ends prove their keys. Never falls back to plain text.
+
+    Either `secret_file`: the file of a secret that all nodes of the mesh share. They are one identity: who has the
+        secret may connect, by any name, and say that it is any node.
+    Or `key_file` and `trust`: the file of this node's own keys, and the folder with the public keys, `NAME.pub`, of
+        those who may connect. A name belongs to a key. The folder is watched: trusting and revoking need no restart.
+    permissions: a file that says who may call what.
+
+    Files are read when a node is made. Raises ValueError for a combination that makes no sense, TypeError for what is
+    no path.
+    """
+
+    secret_file: Path | None = None
+    key_file: Path | None = None
+    trust: Path | None = None
+    permissions: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("secret_file", "key_file", "trust", "permissions"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, (str, os.PathLike)):
+                raise TypeError(f"Security.{name} is a path, got {value!r:.60}")
+            if value is not None and not os.fspath(value):
+                raise ValueError(f"Security.{name} is a path, got an empty one")
+        if (self.secret_file is None) == (self.key_file is None):
+            raise ValueError("Security takes one of secret_file (shared by the mesh) and key_file (this node's own)")
+        if self.key_file is not None and self.trust is None:
+            raise ValueError("Security(key_file=...) takes trust, the folder with the public keys of who may connect")
+        if self.secret_file is not None and self.trust is not None:
+            raise ValueError("Security.trust goes with key_file: who has the mesh secret is trusted by it")
+
+
+def gate_of(security: Security) -> Gate:
+    """Read the files. Raises ValueError that names the one that cannot be used."""
+    if not isinstance(security, Security):
+        raise TypeError(f"security is a zmesh.Security, got {security!r:.60}")
+    if security.secret_file is not None:
+        return SharedSecret(read_secret(security.secret_file))
+    assert security.key_file is not None
+    assert security.trust is not None
+    return TrustedKeys(read_private(security.key_file), TrustFolder(security.trust))
+
+
+def security_from_environment() -> Security | None:
+    """What ZMESH_SECRET_FILE, or ZMESH_KEY_FILE and ZMESH_TRUST, say; None where none of them is set."""
+    secret_file, key_file, trust = (
+        os.environ.get(name) or None for name in ("ZMESH_SECRET_FILE", "ZMESH_KEY_FILE", "ZMESH_TRUST")
+    )
+    if secret_file is None and key_file is None:
+        return None
+    try:
+        return Security(secret_file=secret_file, key_file=key_file, trust=trust)
+    except ValueError as error:
+        raise ValueError(f"ZMESH_SECRET_FILE, ZMESH_KEY_FILE, ZMESH_TRUST: {error}") from None
