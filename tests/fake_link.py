@@ -22,7 +22,7 @@ CLIENT = Hello(id=bytes.fromhex("434343434343434301020304050607ff"), name="me", 
 class FakeChannel:
     """Takes every envelope and keeps it."""
 
-    remote = "somewhere"
+    remote = address = "somewhere"
     key: str | None = None
 
     def __init__(self) -> None:

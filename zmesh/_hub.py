@@ -17,7 +17,7 @@ from ._core.timing import Deadlines
 from ._dialer import Dialer
 from ._link import Attempt, Link, Stage
 from ._platform import clock_of
-from ._security import Gate
+from ._security import Gate, Guard
 from ._server import Server
 from ._transport import Channel, Transport
 from ._waiter import Stepper
@@ -51,8 +51,9 @@ class Hub:
         transport: Transport,
         jitter: Callable[[], float],
         gate: Gate | None = None,
+        guard: Guard | None = None,
     ) -> None:
-        """jitter: a random number in [0, 1). gate: of a secured node."""
+        """jitter: a random number in [0, 1). gate: of a secured node; guard: of one that has a permission file."""
         self.config = config
         self.identity = identity
         self.tag = m.tag_of(identity.id)
@@ -72,7 +73,7 @@ class Hub:
         self._all_left: asyncio.Event = asyncio.Event()
         self.call_received = self._refuse_call
         self.observer: Callable[[Member[Link], State], None] | None = None
-        self.watch = None if gate is None else Watch(gate, self._links)
+        self.watch = None if gate is None else Watch(gate, self._links, guard)
 
     def start(self, client: Client, dialer: Dialer, server: Server | None) -> None:
         self.client, self.dialer, self.server = client, dialer, server

@@ -42,7 +42,7 @@ from ._map import MapOver, Mapped, OneArgument
 from ._platform import Platform, real_platform
 from ._record import foresee
 from ._scatter import Replies, Scatter
-from ._security import Security, gate_of, security_from_environment
+from ._security import Security, gate_of, guard_of, security_from_environment
 from ._security.keys import fingerprint
 from ._server import Server
 from ._values import load_untyped
@@ -135,6 +135,7 @@ class Node:
         refuse_duplicates([schema.name for schema, _ in self._services])
         self._security = security_from_environment() if security == "env" else security
         self._gate = None if self._security is None else gate_of(self._security)
+        self._guard = guard_of(self._security, self._gate)
         self._name = name_of(name, self._gate)
         self._mesh = check_mesh(mesh if mesh is not None else os.environ.get("ZMESH_MESH") or "default")
         self._listen = addresses_of(listen, "ZMESH_LISTEN") or ("tcp://*:0",)
@@ -339,14 +340,15 @@ class Node:
         services: calls, and how many retries and hedges their budget has now.
         methods: retries, hedges, second attempts, and errors by code, of those that had any.
 
-        refused_handshakes: of a secured node.
+        refused_handshakes, refused_calls: of a secured node. refused_peers: of those that were refused lately, by the
+            fingerprint of the key or by host: how many of each, from which address, and why the last time.
+        refused_others: how many more peers were refused, which are not remembered.
 
         What a node served, `zmesh describe --stats` tells.
         """
         stats = self._running().client.judge.stats()
-        if self._gate is not None:
-            stats["refused_handshakes"] = self._gate.refusals
-        return stats
+        watch = self._running().watch
+        return stats if watch is None else stats | watch.audit.stats()
 
     @property
     def peers(self) -> list[Peer]:
@@ -444,7 +446,8 @@ class Node:
                 await self._exits.enter_async_context(service)  # type: ignore[arg-type]
         transport = platform.transport(config, self._gate)
         jitter = self._platform.random.random
-        hub = Hub(config=config, identity=self._identity(()), transport=transport, jitter=jitter, gate=self._gate)
+        me, gate, guard = self._identity(()), self._gate, self._guard
+        hub = Hub(config=config, identity=me, transport=transport, jitter=jitter, gate=gate, guard=guard)
         try:
             if self._services:
                 self._bind(hub)
@@ -525,6 +528,7 @@ class Node:
                 name=self._name,
                 stepper=hub.stepper,
                 interceptors=self._server_interceptors,
+                watch=hub.watch,
             )
         hub.start(client, dialer, server)
 

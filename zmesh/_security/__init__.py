@@ -1,6 +1,7 @@
 """Security: the settings that a user gives, and what a node makes of them. Opens no socket.
 
-`keys` has the keys and their files, `trust` who may connect.
+`keys` has the keys and their files, `trust` who may connect, `permissions` who may call what, `guard` the file of
+that, `audit` what was refused.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from .guard import Guard
 from .keys import read_private, read_secret
 from .trust import SharedSecret, TrustedKeys, TrustFolder
 
-__all__ = ["Gate", "Security", "gate_of", "security_from_environment"]
+__all__ = ["Gate", "Guard", "Security", "gate_of", "guard_of", "security_from_environment"]
 
 Path = str | os.PathLike[str]
 Gate = SharedSecret | TrustedKeys
@@ -25,7 +27,8 @@ class Security:
         secret may connect, by any name, and say that it is any node.
     Or `key_file` and `trust`: the file of this node's own keys, and the folder with the public keys, `NAME.pub`, of
         those who may connect. A name belongs to a key. The folder is watched: trusting and revoking need no restart.
-    permissions: a file that says who may call what.
+    permissions: a file that says who may call what (docs/security.md has its format). What no entry of it allows is
+        denied. It is watched, too. Without it, whoever may connect may call everything.
 
     Files are read when a node is made. Raises ValueError for a combination that makes no sense, TypeError for what is
     no path.
@@ -62,14 +65,23 @@ def gate_of(security: Security) -> Gate:
     return TrustedKeys(read_private(security.key_file), TrustFolder(security.trust))
 
 
+def guard_of(security: Security | None, gate: Gate | None) -> Guard | None:
+    """Read the permission file, if there is one. Raises ValueError that names it where it cannot be used."""
+    if security is None or security.permissions is None:
+        return None
+    return Guard(security.permissions, gate.folder if isinstance(gate, TrustedKeys) else None)
+
+
 def security_from_environment() -> Security | None:
-    """What ZMESH_SECRET_FILE, or ZMESH_KEY_FILE and ZMESH_TRUST, say; None where none of them is set."""
-    secret_file, key_file, trust = (
-        os.environ.get(name) or None for name in ("ZMESH_SECRET_FILE", "ZMESH_KEY_FILE", "ZMESH_TRUST")
-    )
+    """What ZMESH_SECRET_FILE, or ZMESH_KEY_FILE and ZMESH_TRUST, and ZMESH_PERMISSIONS say; None where there is no
+    file of a secret or a key."""
+    variables = ("ZMESH_SECRET_FILE", "ZMESH_KEY_FILE", "ZMESH_TRUST", "ZMESH_PERMISSIONS")
+    secret_file, key_file, trust, permissions = (os.environ.get(name) or None for name in variables)
     if secret_file is None and key_file is None:
+        if permissions is not None:
+            raise ValueError("ZMESH_PERMISSIONS: without ZMESH_SECRET_FILE or ZMESH_KEY_FILE nobody proves who calls")
         return None
     try:
-        return Security(secret_file=secret_file, key_file=key_file, trust=trust)
+        return Security(secret_file=secret_file, key_file=key_file, trust=trust, permissions=permissions)
     except ValueError as error:
-        raise ValueError(f"ZMESH_SECRET_FILE, ZMESH_KEY_FILE, ZMESH_TRUST: {error}") from None
+        raise ValueError(f"{', '.join(variables[:3])}: {error}") from None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-__all__ = ["Accept", "Channel", "Frame", "Gate", "Handler", "Sent", "Transport", "check_address"]
+__all__ = ["Accept", "Channel", "Frame", "Gate", "Handler", "Sent", "Transport", "check_address", "host_of"]
 
 Frame = bytes | memoryview
 
@@ -46,6 +46,10 @@ class Channel(Protocol):
     @property
     def remote(self) -> str:
         """The dialed address, or a label for an accepted connection."""
+
+    @property
+    def address(self) -> str:
+        """The host at the other end, as the network knows it: an IP address where there is one."""
 
     @property
     def key(self) -> str | None:
@@ -115,3 +119,8 @@ def check_address(address: str) -> str:
     if match is None or (match[2] not in (None, "*") and int(match[2]) > 65_535):
         raise ValueError(f"{address!r} is no address; write tcp://HOST:PORT, tcp://[IPV6]:PORT or ipc://PATH")
     return address
+
+
+def host_of(address: str) -> str:
+    """`10.0.0.3` of `tcp://10.0.0.3:7001`; "this host" of an ipc address."""
+    return address.removeprefix("tcp://").rpartition(":")[0] if address.startswith("tcp://") else "this host"

@@ -19,7 +19,7 @@ import zmq.utils.z85
 
 from . import PLAIN_STRANGER, WRONG_SERVER, Gate
 
-__all__ = ["Connection", "InboxWatch", "Zap", "close_context", "public_of", "secure"]
+__all__ = ["Connection", "InboxWatch", "Zap", "close_context", "peer_of", "public_of", "secure"]
 
 _DOMAIN: Final = b"zmesh"
 _ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
@@ -114,7 +114,7 @@ class Zap(_Watched):
         finally:
             self._zmq.send_multipart([_VERSION, request, status, b"", user, b""])
         if why is not None:
-            self._gate.refused(address.decode(errors="replace"), key, why)
+            self._gate.refused(_host(address.decode(errors="replace")), key, why)
 
 
 class InboxWatch(_Watched):
@@ -165,7 +165,20 @@ def _who(descriptor: int) -> str:
             name = connection.getpeername()
     except OSError:  # gone already
         return "?"
-    return str(name[0]).removeprefix("::ffff:") if isinstance(name, tuple) else "this host"
+    return _host(str(name[0])) if isinstance(name, tuple) else "this host"
+
+
+def peer_of(frame: zmq.Frame) -> str:
+    """The host that sent a frame, as ZAP is told it."""
+    try:
+        return _host(str(frame.get("Peer-Address")))
+    except zmq.ZMQError:
+        return "?"
+
+
+def _host(address: str) -> str:
+    """Of what libzmq says: an IP address, or on ipc `localhost:UID:GID:PID`, which each process has another of."""
+    return "this host" if address.startswith("localhost") else address.removeprefix("::ffff:")
 
 
 class Connection:

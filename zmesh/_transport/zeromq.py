@@ -38,8 +38,9 @@ from . import (
     Handler,
     Sent,
     check_address,
+    host_of,
 )
-from .curve import MECHANISM_MISMATCH, Connection, InboxWatch, Zap, close_context, secure
+from .curve import MECHANISM_MISMATCH, Connection, InboxWatch, Zap, close_context, peer_of, secure
 
 __all__ = ["ZeroMQTransport"]
 
@@ -243,6 +244,7 @@ class _Dialed(_Socket):
     def __init__(self, transport: ZeroMQTransport, address: str, handler: Handler, key: str | None) -> None:
         super().__init__(transport, zmq.DEALER)
         self.remote = address
+        self.address = host_of(address)
         self.key = key
         self._handler = handler
         socket = self._zmq
@@ -339,12 +341,13 @@ class _Dialed(_Socket):
 class _Accepted:
     """A connection that somebody else dialed: a routing id of the inbox."""
 
-    __slots__ = ("_connection", "_inbox", "_routing_id", "key", "remote")
+    __slots__ = ("_connection", "_inbox", "_routing_id", "address", "key", "remote")
 
     def __init__(self, inbox: _Inbox, routing_id: bytes, first: zmq.Frame) -> None:
         self._inbox = inbox
         self._routing_id = routing_id
         self.remote = f"connection {routing_id.hex()}"
+        self.address = peer_of(first)
         self.key = str(first.get("User-Id")) if inbox.secured else None  # as ZAP was answered
         self._connection = Connection.of(first)
 

@@ -20,6 +20,7 @@ from .._transport import (
     Gate,
     Handler,
     Sent,
+    host_of,
 )
 from ..config import Config
 from ._loop import Process, WorldTimer
@@ -284,6 +285,7 @@ class _Dialed(End):
     ) -> None:
         super().__init__(connection, transport, _Inlet(transport))
         self.remote = address
+        self.address = host_of(address)
         self.key = key
         self._handler = handler
         self._told = False
@@ -403,13 +405,14 @@ class _AcceptedEnd(End):
 class _AcceptedChannel:
     """As the ZeroMQ transport's: closing it only forgets it; the connection is the dialer's to end."""
 
-    __slots__ = ("_end", "handler", "key", "remote")
+    __slots__ = ("_end", "address", "handler", "key", "remote")
 
     handler: Handler
 
     def __init__(self, end: _AcceptedEnd) -> None:
         self._end = end
         self.remote = end.label
+        self.address = end.connection.dialer.machine.address
         gate = end.connection.dialer.transport.gate
         self.key = None if gate is None else gate.public
 
