@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .keys import read_private, read_secret
 from .trust import SharedSecret, TrustedKeys, TrustFolder
 
-__all__ = ["Gate", "Security", "gate_of", "security_from_environment"]
+__all__ = ["Gate", "Security", "chosen", "gate_of"]
 
 Path = str | os.PathLike[str]
 Gate = SharedSecret | TrustedKeys
@@ -44,11 +44,16 @@ class Security:
             if value is not None and not os.fspath(value):
                 raise ValueError(f"Security.{name} is a path, got an empty one")
         if (self.secret_file is None) == (self.key_file is None):
-            raise ValueError("Security takes one of secret_file (shared by the mesh) and key_file (this node's own)")
+            raise ValueError(
+                "security takes either the mesh's secret file (secret_file=, --secret-file, ZMESH_SECRET_FILE) "
+                "or this node's key file (key_file=, --key-file, ZMESH_KEY_FILE)"
+            )
         if self.key_file is not None and self.trust is None:
-            raise ValueError("Security(key_file=...) takes trust, the folder with the public keys of who may connect")
+            raise ValueError(
+                "a key file takes the folder with the public keys of who may connect: trust=, --trust, ZMESH_TRUST"
+            )
         if self.secret_file is not None and self.trust is not None:
-            raise ValueError("Security.trust goes with key_file: who has the mesh secret is trusted by it")
+            raise ValueError("a trust folder goes with a key file; who has the mesh secret is trusted by that")
 
 
 def gate_of(security: Security) -> Gate:
@@ -62,14 +67,17 @@ def gate_of(security: Security) -> Gate:
     return TrustedKeys(read_private(security.key_file), TrustFolder(security.trust))
 
 
-def security_from_environment() -> Security | None:
-    """What ZMESH_SECRET_FILE, or ZMESH_KEY_FILE and ZMESH_TRUST, say; None where none of them is set."""
-    secret_file, key_file, trust = (
-        os.environ.get(name) or None for name in ("ZMESH_SECRET_FILE", "ZMESH_KEY_FILE", "ZMESH_TRUST")
-    )
+def chosen(secret_file: Path | None = None, key_file: Path | None = None, trust: Path | None = None) -> Security | None:
+    """What these say, and where they say nothing ZMESH_SECRET_FILE, ZMESH_KEY_FILE and ZMESH_TRUST; None where nobody
+    does. Raises as `Security`."""
     if secret_file is None and key_file is None:
+        secret_file, key_file = _from_environment("ZMESH_SECRET_FILE"), _from_environment("ZMESH_KEY_FILE")
+    if key_file is not None and trust is None:
+        trust = _from_environment("ZMESH_TRUST")
+    if secret_file is None and key_file is None and trust is None:
         return None
-    try:
-        return Security(secret_file=secret_file, key_file=key_file, trust=trust)
-    except ValueError as error:
-        raise ValueError(f"ZMESH_SECRET_FILE, ZMESH_KEY_FILE, ZMESH_TRUST: {error}") from None
+    return Security(secret_file=secret_file, key_file=key_file, trust=trust)
+
+
+def _from_environment(variable: str) -> str | None:
+    return os.environ.get(variable) or None
