@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 import zmesh
 import zmesh.testing
-from zmesh._security.keys import fingerprint, new_pair, write_private, write_public, write_secret
+from zmesh._security.keys import fingerprint, write_secret
+from zmesh._security.trust import TrustFolder
 
 RULES = """\
 [groups]
@@ -77,13 +79,9 @@ class Ring:
 
     def __init__(self, folder: Path, rules: str, *names: str) -> None:
         self.folder, self.rules = folder, folder / "permissions.toml"
-        (folder / "trust").mkdir(mode=0o755)
-        self.keys: dict[str, str] = {}
-        for name in names:
-            pair = new_pair(name)
-            self.keys[name] = pair.public
-            write_private(folder / f"{name}.key", pair)
-            write_public(folder / "trust" / f"{name}.pub", pair.public)
+        self._given = zmesh.testing.make_keys(folder, *names)
+        trusted = TrustFolder(folder / "trust")
+        self.keys = trusted.names
         self.allow(rules)
 
     def allow(self, rules: str) -> None:
@@ -92,7 +90,7 @@ class Ring:
         new.replace(self.rules)
 
     def security(self, name: str, **more: Any) -> zmesh.Security:
-        return zmesh.Security(key_file=self.folder / f"{name}.key", trust=self.folder / "trust", **more)
+        return dataclasses.replace(self._given[name], **more)
 
 
 @pytest.fixture
@@ -156,7 +154,7 @@ def test_a_refusal_says_what_was_missing_and_is_final(ring: Ring) -> None:
             zmesh.PermissionDenied, match=r"no entry allows Boss\.stamp to anybody in permissions\.toml"
         ):
             await bob.client(Boss).options(hedge_after=0.01).stamp("x")
-        assert bob.stats()["methods"]["Boss.sign"] == {"PermissionDenied": 1}
+        assert bob.stats()["methods"]["Boss.sign"] == {"PERMISSION_DENIED": 1}
         assert sum(peer["refused"] for peer in bob.stats()["peers"].values()) == 2, "each on one node only"
         assert boss.ran == 0
 
@@ -288,7 +286,7 @@ def test_permissions_that_cannot_be_used(ring: Ring, monkeypatch: pytest.MonkeyP
     with pytest.raises(TypeError, match=r"Security\.permissions is a path, got 7"):
         ring.security("desk-1", permissions=7)
     monkeypatch.setenv("ZMESH_PERMISSIONS", str(ring.rules))
-    with pytest.raises(ValueError, match="ZMESH_PERMISSIONS: without ZMESH_SECRET_FILE or ZMESH_KEY_FILE nobody"):
+    with pytest.raises(ValueError, match="security takes either the mesh's secret file"):
         zmesh.Node(Boss())
     monkeypatch.setenv("ZMESH_KEY_FILE", str(ring.folder / "desk-1.key"))
     monkeypatch.setenv("ZMESH_TRUST", str(ring.folder / "trust"))

@@ -373,7 +373,9 @@ class Dialer:
         """What a link ended for. A handshake that is broken off has several causes; what was announced may tell it."""
         if reason == BROKEN_OFF and target.sighting.fingerprint is not None:
             return ONLY_THERE
-        if reason == OTHER_KEY and target.sighting.id is not None and target.sighting.fingerprint is None:
+        if reason == OTHER_KEY and target.sighting.fingerprint is not None:
+            return f"{reason}; it announces key {target.sighting.fingerprint}"
+        if reason == OTHER_KEY and target.sighting.id is not None:
             return ONLY_HERE
         return reason
 

@@ -42,7 +42,7 @@ from ._map import MapOver, Mapped, OneArgument
 from ._platform import Platform, real_platform
 from ._record import foresee
 from ._scatter import Replies, Scatter
-from ._security import Security, gate_of, guard_of, security_from_environment
+from ._security import Security, chosen, gate_of, guard_of
 from ._security.keys import fingerprint
 from ._server import Server
 from ._values import load_untyped
@@ -103,7 +103,8 @@ class Node:
     balance: how calls are spread: "least_loaded", "least_request", "peak_ewma", "random", "round_robin", "weighted", or
         an object of one's own, for this node alone (see `zmesh.balance.Policy`).
     security: encrypts every link, and says who may connect; None: neither (default: ZMESH_SECRET_FILE, or
-        ZMESH_KEY_FILE and ZMESH_TRUST; else None). With keys of its own a node has the name that they belong to.
+        ZMESH_KEY_FILE and ZMESH_TRUST, and ZMESH_PERMISSIONS; else None). With keys of its own a node has the name
+        that they belong to.
     client_interceptors, server_interceptors: functions around each call that this node makes, or serves; the first
         is the outermost (see `zmesh.interceptors`).
     config: the settings that are rarely changed.
@@ -133,9 +134,9 @@ class Node:
         self._config = Config() if config is None else config
         self._services = [(schema_of_instance(service), service) for service in services]
         refuse_duplicates([schema.name for schema, _ in self._services])
-        self._security = security_from_environment() if security == "env" else security
+        self._security = chosen() if security == "env" else security
         self._gate = None if self._security is None else gate_of(self._security)
-        self._guard = guard_of(self._security, self._gate)
+        self._guard = guard_of(self._security, self._gate) if services else None
         self._name = name_of(name, self._gate)
         self._mesh = check_mesh(mesh if mesh is not None else os.environ.get("ZMESH_MESH") or "default")
         self._listen = addresses_of(listen, "ZMESH_LISTEN") or ("tcp://*:0",)
@@ -378,8 +379,10 @@ class Node:
 
     @property
     def problems(self) -> list[str]:
-        """What stands in the way of nodes that were seen and could not be met, as `address: reason`."""
-        return self._running().dialer.problems()
+        """What stands in the way of nodes that were seen and could not be met, as `address: reason`; and files of the
+        trust folder that trust nobody, as `path: reason`."""
+        untrusted = [] if self._gate is None else self._gate.problems
+        return [*self._running().dialer.problems(), *untrusted]
 
     @property
     def discovery(self) -> list[str]:
@@ -402,6 +405,11 @@ class Node:
     def id(self) -> str:
         """Its incarnation, in hex."""
         return self._id.hex()
+
+    @property
+    def security(self) -> str | None:
+        """What secures its links, for people; None where nothing does."""
+        return None if self._gate is None else self._gate.describe()
 
     @property
     def fingerprint(self) -> str | None:

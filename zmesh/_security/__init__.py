@@ -13,7 +13,7 @@ from .guard import Guard
 from .keys import read_private, read_secret
 from .trust import SharedSecret, TrustedKeys, TrustFolder
 
-__all__ = ["Gate", "Guard", "Security", "gate_of", "guard_of", "security_from_environment"]
+__all__ = ["Gate", "Guard", "Security", "chosen", "gate_of", "guard_of"]
 
 Path = str | os.PathLike[str]
 Gate = SharedSecret | TrustedKeys
@@ -47,11 +47,16 @@ class Security:
             if value is not None and not os.fspath(value):
                 raise ValueError(f"Security.{name} is a path, got an empty one")
         if (self.secret_file is None) == (self.key_file is None):
-            raise ValueError("Security takes one of secret_file (shared by the mesh) and key_file (this node's own)")
+            raise ValueError(
+                "security takes either the mesh's secret file (secret_file=, --secret-file, ZMESH_SECRET_FILE) "
+                "or this node's key file (key_file=, --key-file, ZMESH_KEY_FILE)"
+            )
         if self.key_file is not None and self.trust is None:
-            raise ValueError("Security(key_file=...) takes trust, the folder with the public keys of who may connect")
+            raise ValueError(
+                "a key file takes the folder with the public keys of who may connect: trust=, --trust, ZMESH_TRUST"
+            )
         if self.secret_file is not None and self.trust is not None:
-            raise ValueError("Security.trust goes with key_file: who has the mesh secret is trusted by it")
+            raise ValueError("a trust folder goes with a key file; who has the mesh secret is trusted by that")
 
 
 def gate_of(security: Security) -> Gate:
@@ -72,16 +77,23 @@ def guard_of(security: Security | None, gate: Gate | None) -> Guard | None:
     return Guard(security.permissions, gate.folder if isinstance(gate, TrustedKeys) else None)
 
 
-def security_from_environment() -> Security | None:
-    """What ZMESH_SECRET_FILE, or ZMESH_KEY_FILE and ZMESH_TRUST, and ZMESH_PERMISSIONS say; None where there is no
-    file of a secret or a key."""
-    variables = ("ZMESH_SECRET_FILE", "ZMESH_KEY_FILE", "ZMESH_TRUST", "ZMESH_PERMISSIONS")
-    secret_file, key_file, trust, permissions = (os.environ.get(name) or None for name in variables)
+def chosen(
+    secret_file: Path | None = None,
+    key_file: Path | None = None,
+    trust: Path | None = None,
+    permissions: Path | None = None,
+) -> Security | None:
+    """What these say, and where they say nothing ZMESH_SECRET_FILE, ZMESH_KEY_FILE, ZMESH_TRUST and ZMESH_PERMISSIONS;
+    None where nobody does. Raises as `Security`."""
     if secret_file is None and key_file is None:
-        if permissions is not None:
-            raise ValueError("ZMESH_PERMISSIONS: without ZMESH_SECRET_FILE or ZMESH_KEY_FILE nobody proves who calls")
+        secret_file, key_file = _from_environment("ZMESH_SECRET_FILE"), _from_environment("ZMESH_KEY_FILE")
+    if key_file is not None and trust is None:
+        trust = _from_environment("ZMESH_TRUST")
+    permissions = permissions or _from_environment("ZMESH_PERMISSIONS")
+    if secret_file is None and key_file is None and trust is None and permissions is None:
         return None
-    try:
-        return Security(secret_file=secret_file, key_file=key_file, trust=trust, permissions=permissions)
-    except ValueError as error:
-        raise ValueError(f"{', '.join(variables[:3])}: {error}") from None
+    return Security(secret_file=secret_file, key_file=key_file, trust=trust, permissions=permissions)
+
+
+def _from_environment(variable: str) -> str | None:
+    return os.environ.get(variable) or None

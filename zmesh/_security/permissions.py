@@ -15,13 +15,14 @@ from typing import Any, Final, Literal
 from .._core.messages import BUILT_IN
 from .keys import check_key, check_node_name
 
-__all__ = ["EVERYBODY", "Decision", "Entry", "Permissions"]
+__all__ = ["EVERYBODY", "METHOD", "Decision", "Entry", "Permissions"]
 
 EVERYBODY: Final = "*"  # as a caller: whoever has a trusted key
 _TABLES: Final = ("groups", "allow", "deny")
 _VERBS: Final[tuple[Literal["deny", "allow"], ...]] = ("deny", "allow")  # in the order in which they are asked
 _DONE: Final = {"allow": "allowed", "deny": "denied"}
 _GROUP: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")  # so short that "@" and a group are never a key
+METHOD: Final = re.compile(r"\w+(\.\w+)+")
 _PATTERN: Final = re.compile(r"\*|[\w*]+(\.[\w*]+)+")
 
 

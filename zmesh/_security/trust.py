@@ -37,6 +37,11 @@ class _Gate:
         self.refusals = 0
         self.on_refused: OnRefused = log_refused
 
+    @property
+    def problems(self) -> list[str]:
+        """Of files that should trust somebody, and do not: `path: reason`."""
+        return []
+
     def refused(self, address: str, key: str | None, reason: str) -> None:
         self.refusals += 1
         self.on_refused(address, key, reason)
@@ -73,6 +78,10 @@ class TrustedKeys(_Gate):
     def __init__(self, pair: KeyPair, folder: TrustFolder) -> None:
         super().__init__(pair)
         self.folder = folder
+
+    @property
+    def problems(self) -> list[str]:
+        return self.folder.problems
 
     def refusal(self, key: str) -> str | None:
         """None, or why nobody may connect with this key."""
@@ -169,7 +178,7 @@ class TrustFolder:
             name = file.removesuffix(SUFFIX)
             key = known.get(name) if former.get(file) == stamp else None
             try:
-                key = read_public(self.path / f"{check_node_name(name)}{SUFFIX}") if key is None else key
+                key = self._read(file) if key is None else key
             except ValueError as error:
                 self.problems.append(str(error))
                 if former.get(file) != stamp:
@@ -177,6 +186,14 @@ class TrustFolder:
                 continue
             self.names[name] = key
             self.keys.setdefault(key, []).append(name)
+
+    def _read(self, file: str) -> str:
+        path = self.path / file
+        try:
+            check_node_name(file.removesuffix(SUFFIX))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        return read_public(path)
 
 
 def _stamp(entry: os.DirEntry[str]) -> Stamp:

@@ -83,7 +83,7 @@ class Gate(Protocol):
 # What a handshake that cannot succeed says to the two sides; here since each transport says it.
 ONLY_THERE: Final = "it is secured and this node is not: give this one --secret-file or --key-file"
 ONLY_HERE: Final = "this node is secured and it is not: it needs --secret-file or --key-file, too"
-OTHER_KEY: Final = "it broke off the handshake: it has not the key that was expected there, or is not secured"
+OTHER_KEY: Final = "it broke off the handshake: it does not have the key that was expected, or is not secured"
 BROKEN_OFF: Final = "it broke off the handshake: it may be secured, and this node is not (--secret-file or --key-file)"
 NOT_TRUSTED: Final = "it does not trust this node's key"
 PLAIN_STRANGER: Final = "it speaks ZMTP without CURVE"

@@ -194,7 +194,7 @@ class Connection:
     def of(cls, frame: zmq.Frame) -> Connection:
         """That by which a frame came."""
         try:
-            return cls(int(frame.get(zmq.SRCFD)))  # type: ignore[arg-type]
+            return cls(int(frame.get(zmq.SRCFD)))
         except zmq.ZMQError:  # it was over before libzmq had asked who was there
             return cls(-1)
 

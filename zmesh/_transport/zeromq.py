@@ -118,13 +118,15 @@ class ZeroMQTransport:
         self._config = config
         self._gate = gate
         self._context = _shared_context() if gate is None else _new_context()
-        self._zap = None if gate is None else Zap(self._context, gate)
+        self._zap: Zap | None = None
         self._inbox: _Inbox | None = None
         self._dialed: dict[_Dialed, None] = {}
 
     def listen(self, address: str, accept: Accept) -> str:
         check_address(address)
         if self._inbox is None:
+            if self._gate is not None:
+                self._zap = Zap(self._context, self._gate)
             self._inbox = _Inbox(self, accept)
         return self._inbox.bind(address)
 
@@ -148,6 +150,7 @@ class ZeroMQTransport:
         if self._zap is not None:
             self._zap.close()
             self._zap = None
+        if self._gate is not None:
             close_context(self._context)
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
