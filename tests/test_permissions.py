@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from zmesh._security.guard import Guard, read_permissions
+from zmesh._security.keys import fingerprint
 from zmesh._security.permissions import Permissions
 from zmesh._security.trust import TrustFolder
+from zmesh.cli._commands import zmesh as command_line
 
 TILL = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
 ALICE = "JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6"
@@ -209,3 +214,65 @@ def test_names_are_those_of_the_trust_folder_now(tmp_path: Path, path: Path, cap
     assert not guard.allowed, "what was decided under the old names is forgotten"
     assert not guard.decide(TILL, "A.b").allowed
     assert guard.decide(ALICE, "A.b").allowed
+
+
+# -- zmesh keys explain
+
+
+@pytest.fixture
+def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs it with the rules of the shop, and with the keys of alice, of till-1 and of a stranger trusted."""
+    for name in [name for name in os.environ if name.startswith("ZMESH_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "trust").mkdir()
+    for name, key in (("till-1", TILL), ("alice", ALICE), ("new", STRANGER)):
+        (tmp_path / "trust" / f"{name}.pub").write_text(f'public = "{key}"\n')
+    write(tmp_path / "shop.toml", SHOP)
+    monkeypatch.chdir(tmp_path)
+    options = ["--permissions", "shop.toml", "--trust", "trust"]
+    return lambda *arguments: CliRunner().invoke(command_line, ["keys", "explain", *options, *arguments])
+
+
+def test_explain_says_which_line_allows_and_which_denies(explain: Callable[..., Result]) -> None:
+    result = explain("alice", "Orders.place")
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines() == [
+        f'alice (key {fingerprint(ALICE)}) may call Orders.place: allowed by shop.toml, line 9: [allow] "Orders.place"',
+        '  shop.toml, line 9: [allow] "Orders.place" = @managers, @tills',
+        '  shop.toml, line 10: [allow] "Orders.*" = @managers',
+        "  @managers = alice",
+        f"  @tills = {TILL}, till-1",
+    ]
+    result = explain("new", "Orders.cancel")
+    assert result.exit_code == 1
+    assert result.output.splitlines() == [
+        f"new (key {fingerprint(STRANGER)}) may not call Orders.cancel: no entry that allows Orders.cancel has this "
+        'caller in its list: shop.toml, line 10: [allow] "Orders.*"',
+        '  shop.toml, line 10: [allow] "Orders.*" = @managers',
+        "  @managers = alice",
+    ]
+    assert (
+        'may not call Orders.drop: denied by shop.toml, line 15: [deny] "Orders.drop"'
+        in explain(ALICE, "Orders.drop").output
+    )
+    told = json.loads(explain(TILL, "Orders.place", "--json").output)
+    assert (told["node"], told["allowed"], told["line"], told["entry"]) == ("till-1", True, 9, "Orders.place")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "error"),
+    [
+        (["alice", "Orders"], 2, "'Orders' is no method: write SERVICE.METHOD"),
+        (["alice", "Orders.*"], 2, "is no method"),
+        (["bob", "Orders.place"], 1, "'bob' is not in the trust folder trust; and key: a key is 40 characters"),
+        (["HfG" + ALICE[3:], "Orders.place"], 1, "nobody in the trust folder trust has this key"),
+        (["alice", "A.b", "--permissions", "no.toml"], 1, "no.toml: cannot read this permission file: No such file"),
+        (["alice", "A.b", "--trust", "no"], 1, "no: cannot read this trust folder"),
+    ],
+)
+def test_explain_refuses_what_makes_no_sense(
+    explain: Callable[..., Result], arguments: list[str], status: int, error: str
+) -> None:
+    result = explain(*arguments)
+    assert result.exit_code == status
+    assert error in result.output
