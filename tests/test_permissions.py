@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from zmesh._security.guard import Guard, read_permissions
 from zmesh._security.keys import fingerprint
+from zmesh._security.permission_file import PermissionFile, read_permissions
 from zmesh._security.permissions import Permissions
 from zmesh._security.trust import TrustFolder
 from zmesh.cli._commands import zmesh as command_line
@@ -158,20 +158,20 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, path: Path) -> None:
 
 
 def test_a_changed_file_is_read_when_it_has_come_to_rest(path: Path) -> None:
-    guard = Guard(path, None)
-    assert guard.decide(TILL, "A.b").allowed
-    assert guard.allowed == {(TILL, "A.b")}
+    file = PermissionFile(path, None)
+    assert file.decide(TILL, "A.b").allowed
+    assert file.allowed == {(TILL, "A.b")}
     write(path, '[allow]\n"A.c" = ["*"]\n')
-    guard.refresh()
-    assert guard.allowed, "perhaps somebody still writes it"
-    guard.refresh()
-    assert not guard.allowed
-    assert not guard.decide(TILL, "A.b").allowed
-    assert guard.decide(TILL, "A.c").allowed
+    file.refresh()
+    assert file.allowed, "perhaps somebody still writes it"
+    file.refresh()
+    assert not file.allowed
+    assert not file.decide(TILL, "A.b").allowed
+    assert file.decide(TILL, "A.c").allowed
 
 
 def test_a_broken_file_keeps_the_old_rules_and_is_told_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    guard = Guard(path, None)
+    file = PermissionFile(path, None)
     for broken, reason in (
         ('[allow]\n"A.b" = ["@x"]\n', "line 2: [allow] \"A.b\": '@x' is no group"),
         ("", "is empty"),
@@ -183,17 +183,17 @@ def test_a_broken_file_keeps_the_old_rules_and_is_told_once(path: Path, caplog: 
         else:
             write(path, broken)
         for _ in range(10):
-            guard.refresh()
+            file.refresh()
         (line,) = caplog.records
         assert line.levelno == logging.ERROR
         assert reason in line.getMessage()
         assert "The permissions that were read before stay in force until this is mended" in line.getMessage()
-        assert guard.decide(TILL, "A.b").allowed
-        assert not guard.decide(STRANGER, "A.b").allowed
+        assert file.decide(TILL, "A.b").allowed
+        assert not file.decide(STRANGER, "A.b").allowed
     write(path, '[allow]\n"A.b" = ["*"]\n')
-    guard.refresh()
-    guard.refresh()
-    assert guard.decide(STRANGER, "A.b").allowed
+    file.refresh()
+    file.refresh()
+    assert file.decide(STRANGER, "A.b").allowed
 
 
 def test_names_are_those_of_the_trust_folder_now(tmp_path: Path, path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -202,18 +202,18 @@ def test_names_are_those_of_the_trust_folder_now(tmp_path: Path, path: Path, cap
     (folder / "till-1.pub").write_text(f'public = "{TILL}"\n')
     trust = TrustFolder(folder)
     write(path, '[groups]\ntills = ["till-1", "till-2"]\n[allow]\n"A.b" = ["@tills"]\n')
-    guard = Guard(path, trust)
+    file = PermissionFile(path, trust)
     assert [record.getMessage() for record in caplog.records] == [
         f"{path} names callers that {folder} does not have: till-2"
     ]
-    assert guard.decide(TILL, "A.b").allowed
-    assert not guard.decide(ALICE, "A.b").allowed
+    assert file.decide(TILL, "A.b").allowed
+    assert not file.decide(ALICE, "A.b").allowed
     write(folder / "till-1.pub", f'public = "{ALICE}"\n')
     assert trust.read()
-    guard.refresh()
-    assert not guard.allowed, "what was decided under the old names is forgotten"
-    assert not guard.decide(TILL, "A.b").allowed
-    assert guard.decide(ALICE, "A.b").allowed
+    file.refresh()
+    assert not file.allowed, "what was decided under the old names is forgotten"
+    assert not file.decide(TILL, "A.b").allowed
+    assert file.decide(ALICE, "A.b").allowed
 
 
 # -- zmesh keys explain

@@ -17,7 +17,7 @@ from ._core.timing import Deadlines
 from ._dialer import Dialer
 from ._link import Attempt, Link, Stage
 from ._platform import clock_of
-from ._security import Gate, Guard
+from ._security import Gate, PermissionFile
 from ._server import Server
 from ._transport import Channel, Transport
 from ._waiter import Stepper
@@ -51,9 +51,9 @@ class Hub:
         transport: Transport,
         jitter: Callable[[], float],
         gate: Gate | None = None,
-        guard: Guard | None = None,
+        permissions: PermissionFile | None = None,
     ) -> None:
-        """jitter: a random number in [0, 1). gate: of a secured node; guard: of one that has a permission file."""
+        """jitter: a random number in [0, 1). gate: of a secured node; permissions: of one that has such a file."""
         self.config = config
         self.identity = identity
         self.tag = m.tag_of(identity.id)
@@ -73,7 +73,7 @@ class Hub:
         self._all_left: asyncio.Event = asyncio.Event()
         self.call_received = self._refuse_call
         self.observer: Callable[[Member[Link], State], None] | None = None
-        self.watch = None if gate is None else Watch(gate, self._links, guard)
+        self.watch = None if gate is None else Watch(gate, self._links, permissions)
 
     def start(self, client: Client, dialer: Dialer, server: Server | None) -> None:
         self.client, self.dialer, self.server = client, dialer, server

@@ -32,7 +32,7 @@ from .interceptors import InterceptedCall, Interceptor, around
 from .schema import MethodSchema, ServiceSchema
 
 if TYPE_CHECKING:
-    from ._security import Guard
+    from ._security import PermissionFile
     from ._watch import Watch
     from .node import Node
 
@@ -258,7 +258,7 @@ class Server:
         self.node = node
         self._config = config
         self._watch = watch
-        self._guard = None if watch is None else watch.guard
+        self._permissions = None if watch is None else watch.permissions
         self._context = contextvars.copy_context()  # what services set when they were entered, handlers see
         self._name = name
         self._stepper = stepper
@@ -322,8 +322,8 @@ class Server:
         ):
             self._refuse(link, message, handler, waited)
             return
-        guard = self._guard
-        if guard is not None and (link.key, message[2]) not in guard.allowed and self._forbidden(link, message, guard):
+        file = self._permissions
+        if file is not None and (link.key, message[2]) not in file.allowed and self._forbidden(link, message, file):
             return
         if len(handler.queue) >= handler.admission.free and self._turned_away(link, message, handler, remaining, now):
             return
@@ -358,16 +358,16 @@ class Server:
             code, text = Code.UNAVAILABLE, f"{self._name!r} is leaving"
         link.fail(number, code, text, ran=False)
 
-    def _forbidden(self, link: Link, message: Message, guard: Guard) -> bool:
+    def _forbidden(self, link: Link, message: Message, file: PermissionFile) -> bool:
         """Whether a CALL is refused because its caller has no permission."""
         path: str = message[2]  # type: ignore[assignment]
-        decision = guard.decide(link.key, path)
+        decision = file.decide(link.key, path)
         if decision.allowed:
             return False
         assert self._watch is not None
         self._watch.call_refused(link, path, decision.why)
         who = "?" if link.remote is None else link.remote.name
-        text = f"{self._name!r} does not let {who!r} call {path}: {guard.told(decision)}"
+        text = f"{self._name!r} does not let {who!r} call {path}: {file.told(decision)}"
         link.fail(message[1], Code.PERMISSION_DENIED, text, ran=False)  # type: ignore[arg-type]
         return True
 

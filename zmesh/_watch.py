@@ -12,7 +12,7 @@ from typing import Final
 
 from ._core.messages import Hello
 from ._link import Link
-from ._security import Gate, Guard
+from ._security import Gate, PermissionFile
 from ._security.audit import Audit, What
 from ._security.keys import fingerprint
 from .errors import Code
@@ -26,11 +26,11 @@ _HANG_UP_AFTER: Final = 0.1  # seconds that the last word to a revoked peer has 
 
 
 class Watch:
-    """Of one node, while it runs. links: all that it has now. guard: of the permission file, if there is one."""
+    """Of one node, while it runs. links: all that it has now. permissions: of the permission file, if there is one."""
 
-    def __init__(self, gate: Gate, links: Callable[[], list[Link]], guard: Guard | None) -> None:
+    def __init__(self, gate: Gate, links: Callable[[], list[Link]], permissions: PermissionFile | None) -> None:
         self.gate = gate
-        self.guard = guard
+        self.permissions = permissions
         self.audit = Audit()
         gate.on_refused = functools.partial(self._refused, "handshake")
         self._links = links
@@ -63,8 +63,8 @@ class Watch:
     def _look(self) -> None:
         self._timer = self._loop.call_later(_LOOK_EVERY, self._look)
         revoked = self.gate.refresh()
-        if self.guard is not None:
-            self.guard.refresh()
+        if self.permissions is not None:
+            self.permissions.refresh()
         for key, name in revoked.items():
             _log.warning(
                 "the key of %r (fingerprint %s) is not trusted any more: its links end", name, fingerprint(key)

@@ -42,7 +42,7 @@ from ._map import MapOver, Mapped, OneArgument
 from ._platform import Platform, real_platform
 from ._record import foresee
 from ._scatter import Replies, Scatter
-from ._security import Security, chosen, gate_of, guard_of
+from ._security import Security, chosen, gate_of, permissions_of
 from ._security.keys import fingerprint
 from ._server import Server
 from ._values import load_untyped
@@ -136,7 +136,7 @@ class Node:
         refuse_duplicates([schema.name for schema, _ in self._services])
         self._security = chosen() if security == "env" else security
         self._gate = None if self._security is None else gate_of(self._security)
-        self._guard = guard_of(self._security, self._gate) if services else None
+        self._permissions = permissions_of(self._security, self._gate) if services else None
         self._name = name_of(name, self._gate)
         self._mesh = check_mesh(mesh if mesh is not None else os.environ.get("ZMESH_MESH") or "default")
         self._listen = addresses_of(listen, "ZMESH_LISTEN") or ("tcp://*:0",)
@@ -454,8 +454,8 @@ class Node:
                 await self._exits.enter_async_context(service)  # type: ignore[arg-type]
         transport = platform.transport(config, self._gate)
         jitter = self._platform.random.random
-        me, gate, guard = self._identity(()), self._gate, self._guard
-        hub = Hub(config=config, identity=me, transport=transport, jitter=jitter, gate=gate, guard=guard)
+        me, gate, file = self._identity(()), self._gate, self._permissions
+        hub = Hub(config=config, identity=me, transport=transport, jitter=jitter, gate=gate, permissions=file)
         try:
             if self._services:
                 self._bind(hub)

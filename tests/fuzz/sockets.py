@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy  # noqa: F401  (before memory is measured: the first array that is decoded would load it)
+
 import zmesh
 from zmesh._core import messages as m
 
@@ -96,7 +98,7 @@ async def under_attack(inputs: int, seed: int = 1) -> Outcome:
     config = zmesh.Config.test().replace(idle_heartbeat=0.25)  # so that it notices soon who is gone
     try:
         async with asyncio.timeout(SECONDS), attacked_node(config) as (node, echo, client):
-            held = asyncio.create_task(client.client(Echo).hold())
+            held = asyncio.create_task(client.client(Echo).options(timeout=SECONDS).hold())
             await echo.held.wait()
             before, began = memory(), time.monotonic()
             said, honest = await attack(node, client, inputs, seed)

@@ -1,7 +1,7 @@
 """Security: the settings that a user gives, and what a node makes of them. Opens no socket.
 
-`keys` has the keys and their files, `trust` who may connect, `permissions` who may call what, `guard` the file of
-that, `audit` what was refused.
+`keys` has the keys and their files, `trust` who may connect, `permissions` who may call what, `permission_file` watches
+the file that says so, `audit` knows who was refused.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from .guard import Guard
 from .keys import read_private, read_secret
+from .permission_file import PermissionFile
 from .trust import SharedSecret, TrustedKeys, TrustFolder
 
-__all__ = ["Gate", "Guard", "Security", "chosen", "gate_of", "guard_of"]
+__all__ = ["Gate", "PermissionFile", "Security", "chosen", "gate_of", "permissions_of"]
 
 Path = str | os.PathLike[str]
 Gate = SharedSecret | TrustedKeys
@@ -70,11 +70,11 @@ def gate_of(security: Security) -> Gate:
     return TrustedKeys(read_private(security.key_file), TrustFolder(security.trust))
 
 
-def guard_of(security: Security | None, gate: Gate | None) -> Guard | None:
+def permissions_of(security: Security | None, gate: Gate | None) -> PermissionFile | None:
     """Read the permission file, if there is one. Raises ValueError that names it where it cannot be used."""
     if security is None or security.permissions is None:
         return None
-    return Guard(security.permissions, gate.folder if isinstance(gate, TrustedKeys) else None)
+    return PermissionFile(security.permissions, gate.folder if isinstance(gate, TrustedKeys) else None)
 
 
 def chosen(

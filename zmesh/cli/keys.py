@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import click
 
 from .._security import keys
-from .._security.guard import read_permissions
+from .._security.permission_file import read_permissions
 from .._security.permissions import METHOD
 from .._security.trust import SUFFIX, TrustFolder
 from ._json import to_json

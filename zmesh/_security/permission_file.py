@@ -10,7 +10,7 @@ from typing import Final
 from .permissions import Decision, Permissions
 from .trust import TrustFolder
 
-__all__ = ["Guard", "read_permissions"]
+__all__ = ["PermissionFile", "read_permissions"]
 
 _log = logging.getLogger("zmesh.security")
 
@@ -39,7 +39,7 @@ def read_permissions(path: str | os.PathLike[str]) -> Permissions:
         raise ValueError(f"{path}: this is no permission file: it is not text") from None
 
 
-class Guard:
+class PermissionFile:
     """See the module. Raises ValueError where the file cannot be used.
 
     allowed: calls that were asked about and may be made, as (key, path): what makes asking again cheap.
