@@ -46,11 +46,12 @@ def handshake(address: str, server: str | None) -> str:
     return result
 
 
-def speak(address: str, *lines: bytes) -> str:
-    """What becomes of a connection on which these are said, each when the one before was answered."""
+def speak(address: str, *lines: bytes, here: str = "") -> str:
+    """What becomes of a connection on which these are said, each when the one before was answered. here: where it comes
+    from."""
     host, port = address.removeprefix("tcp://").split(":")
     answers = 0
-    with socket.create_connection((host, int(port)), timeout=WITHIN) as connection:
+    with socket.create_connection((host, int(port)), timeout=WITHIN, source_address=(here, 0)) as connection:
         try:
             for line in lines:
                 connection.sendall(line)
@@ -99,14 +100,18 @@ def main() -> None:
     options.add_argument("--address", required=True)
     options.add_argument("--server", required=True, help="the server's public key, which everybody may know")
     options.add_argument("--recorded", type=Path, required=True)
+    options.add_argument(
+        "--replay-from", required=True, help="an address of this host, so that it is told of by itself"
+    )
     given = options.parse_args()
+    recorded = commands(given.recorded.read_bytes())
     other, _ = zmq.curve_keypair()
     print(f"UNTRUSTED {handshake(given.address, given.server)}", flush=True)
     print(f"MISTAKEN {handshake(given.address, other.decode())}", flush=True)
     # The greeting of ZMTP 3.1: signature, version, mechanism, as-server, filler.
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
     print(f"PLAIN {speak(given.address, greeting)}", flush=True)  # it may hang up before it has greeted
-    print(f"REPLAYED {speak(given.address, *commands(given.recorded.read_bytes()))}", flush=True)
+    print(f"REPLAYED {speak(given.address, *recorded, here=given.replay_from)}", flush=True)
     print(f"NODE {asyncio.run(plain_node(given.address))}", flush=True)
 
 
