@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import datetime
+import decimal
+import enum
 import logging
 import re
 import secrets
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import cbor2
+import numpy as np
 import pytest
 import zmq
 
@@ -24,6 +30,7 @@ from zmesh._core import messages as m
 from zmesh._core.messages import ProtocolError
 from zmesh._core.wire import decode
 from zmesh._link import Link, Stage
+from zmesh.schema import schema_of
 
 from . import independent_peer as other
 from .fake_link import SERVER_ID, FakeChannel, FakeOwner, accepted_link, frame_of, open_link
@@ -33,6 +40,7 @@ from .fuzz.inputs import Frames, Fuzzer
 from .fuzz.sockets import Echo
 
 DECODED = 100_000
+ARGUMENTS = 10_000
 LINKS = 1_500  # with 20 inputs each
 INPUTS_PER_LINK = 20
 STRANGERS = 125  # with 8 inputs each
@@ -69,6 +77,62 @@ def test_the_decoder_refuses_or_decodes() -> None:
         assert why.isascii() or why.isprintable()
     # Neither half of the test is empty.
     assert min(outcomes["refused"], outcomes["decoded"]) > DECODED // 10, outcomes
+
+
+# -- arguments
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Tree:
+    x: int
+    y: float = 0.0
+    children: list[Tree] = dataclasses.field(default_factory=list)
+
+
+class Pair(NamedTuple):
+    a: int
+    b: str = ""
+
+
+class Everything(zmesh.Service):
+    @zmesh.rpc
+    async def take(
+        self, a: int = 0, b: float = 0.0, c: str = "", d: bytes = b"", e: bool = False,
+        f: datetime.datetime | None = None, g: datetime.date | None = None, h: datetime.time | None = None,
+        i: datetime.timedelta | None = None,
+        j: uuid.UUID | None = None, k: decimal.Decimal | None = None, n: Colour | None = None, o: Tree | None = None,
+        p: Pair | None = None, q: set[int] | None = None, r: dict[int, Any] | None = None, s: np.ndarray | None = None,
+        t: memoryview | None = None, u: tuple[int, str] | None = None, v: list[int | str] | None = None,
+        w: Literal["x"] = "x", x: frozenset[str] | None = None, z: Any = None,
+    ) -> None: ...  # fmt: skip
+
+
+def test_arguments_are_converted_or_refused_with_a_short_reason() -> None:
+    fuzzer = Fuzzer(seed=81, to=1)
+    method = schema_of(Everything).methods["take"]
+    outcomes: Counter[str] = Counter()
+    for number in range(ARGUMENTS):
+        names = fuzzer.rng.sample(list(method.parameters), fuzzer.rng.choice([1, 1, 2]))
+        wire: Any = {name: fuzzer.argument() for name in names} if number % 10 else [fuzzer.argument()]
+        try:
+            _, _, ((arguments,),) = decode([cbor2.dumps([1, 0, [[wire]]])])  # type: ignore[misc]
+        except ProtocolError:
+            continue
+        try:
+            method.load_arguments(arguments)
+            outcomes["converted"] += 1
+        except zmesh.InvalidArgument as refusal:
+            outcomes["refused"] += 1
+            why = str(refusal)
+            if len(why) > 500:
+                pytest.fail(f"{why[:500]}... has {len(why)} characters")
+        except BaseException as error:
+            pytest.fail(f"{error!r} of {wire!r:.500}")
+    assert min(outcomes.values()) > ARGUMENTS // 50, outcomes
 
 
 # -- a link

@@ -27,6 +27,21 @@ _HEADS = [
 ]
 _LENGTHS = [0x1A, 0x1B, 0x3B, 0x5A, 0x5B, 0x7A, 0x7B, 0x9A, 0x9B, 0xBA, 0xBB, 0xDB]
 _TAGS = [*range(44), 52, 54, *range(64, 88), 100, 256, 258, 260, 261, 1004, 43000, 55799, 64077, 64078]
+_TEXTS = [
+    "2026-11-22T21:30:05.120000Z", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "2026-13-01", "21:30:05",
+    "P1DT7200.5S", "-PT90S", "P", "PT1e400S", "P99999999999D", "1E+999999999999", "sNaN", "-Infinity", "0" * 1000,
+    "1de0c4ff-09df-46d7-8eb3-3c37b74ae607", "red", "9" * 5000, "\N{ARABIC-INDIC DIGIT ONE}", " 1",
+]  # fmt: skip
+_TAGGED = [
+    (0, "2026-11-22T21:30:05Z"), (0, "x"), (1, 1e300), (1, float("nan")), (1, -(10**12)), (4, [10**9, 2]),
+    (4, [2**62, 1]), (37, b"x" * 16), (40, [[2, 2], cbor2.CBORTag(86, bytes(32))]),
+    (40, [[0, 2**31 - 1], cbor2.CBORTag(86, b"")]), (40, [[2**31 - 1] * 9, cbor2.CBORTag(86, b"")]), (64, b"abc"),
+    (100, 10**8), (100, -(10**8)), (258, [1, 2]), (258, [[1]]), (1004, "2026-13-01"), (64078, ["|b1", [2], b"\1\2"]),
+]  # fmt: skip
+_ALMOST: list[Any] = [
+    *_TEXTS, *(cbor2.CBORTag(tag, value) for tag, value in _TAGGED), {"x": 1}, {"x": 1, "y": 10**400}, {"a": 1},
+    [1, "x"], {"x": 1, "children": [{"x": 2, "children": []}]}, {"1": 1, 1: 2}, {"9" * 5000: 1}, 10**5000, 1, True, [],
+]  # fmt: skip
 _KINDS = [m.CALL, m.CALL, m.CALL, m.REPLY, m.REPLY, m.ERROR, m.CANCEL, m.HEARTBEAT, m.UNSUPPORTED, m.DRAIN_ACK, m.ITEM,
           m.ITEM, m.END, m.CREDIT, m.CREDIT, 15, 99]  # fmt: skip
 _NUMBERS = [-1, 0, 1, 2, 3, 4, 5, 6, 7, 255, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64, 2**100]
@@ -200,6 +215,10 @@ class Fuzzer:
         for _ in range(rng.randrange(MAX_DEPTH + 3)):
             leaf = [leaf]
         return leaf
+
+    def argument(self) -> Any:
+        """Any value, or one that some annotation almost takes."""
+        return self.rng.choice(_ALMOST) if self.rng.random() < 0.5 else self.value(3)
 
     def _vector(self) -> Frames:
         return self.rng.choice(self._corpus)
