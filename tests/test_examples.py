@@ -139,6 +139,28 @@ def test_parallel_map() -> None:
     assert longest == "the longest way to 1 begins at 871: 178 steps"
 
 
+def test_security_none() -> None:
+    assert run("security_none").splitlines() == ['gold, for "the bank\'s owner", who proved None']
+
+
+def test_security_secret() -> None:
+    friend, pretender, other, plain = run("security_secret").splitlines()
+    assert friend == "gold, for 'teller'"
+    assert pretender == 'gold, for "the bank\'s owner"', "the secret is one identity for all"
+    assert other.startswith("with another secret: it does not have the key that was expected, "), other
+    assert plain.startswith("with none: it is secured and this node is not"), plain
+
+
+def test_security_keys() -> None:
+    assert run("security_keys").splitlines() == [
+        "gold, for 'teller', who proved it",
+        "name=\"the bank's owner\": the key file's keys belong to 'teller': leave name out",
+        "revoked: MaybeExecuted",
+        "afterwards: DeadlineExceeded",
+        "it does not trust this node's key",
+    ]
+
+
 def test_every_example_is_tested_and_listed() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py") if not path.stem.startswith("_")}
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
