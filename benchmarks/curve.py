@@ -45,20 +45,16 @@ def main() -> None:
     for cell, name in dict.fromkeys((cell, name) for cell, name, _ in figures):
         of = {system: figures[cell, name, system] for system in SYSTEMS}
         bare, ours = ratios(of["bare-curve"], of["bare"]), ratios(of["zmesh-curve"], of["zmesh"])
-        costs = [bare, ours, ratios(ours, bare)]
+        costs = {"bare": bare, "zmesh": ours, "zmesh : bare": ratios(ours, bare)}
         label = f"{cell} in flight" if cell.isdigit() else cell
         medians = [f"{statistics.median(of[system]):,.0f}" for system in SYSTEMS]
-        rows.append([label, name, *medians, *map(shown, costs)])
-        summary.append(
-            {"cell": cell, "figure": name, **dict(zip(("bare", "zmesh", "zmesh : bare"), costs, strict=True))}
-        )
+        rows.append([label, name, *medians, *map(shown, costs.values())])
+        summary.append({"cell": cell, "figure": name, **{key: statistics.median(cost) for key, cost in costs.items()}})
+        rounds.append({"cell": cell, "figure": name, "values": of, "costs": costs})
     print(table(["cell", "figure", *SYSTEMS, "bare on : off", "zmesh on : off", "zmesh's : bare's"], rows))
-    medians_only = [
-        {k: statistics.median(v) if isinstance(v, list) else v for k, v in each.items()} for each in summary
-    ]
-    print(json.dumps({"loop": given.loop, "rounds": given.rounds, "costs": medians_only}))
+    print(json.dumps({"loop": given.loop, "rounds": given.rounds, "costs": summary}))
     if given.json:
-        given.json.write_text(json.dumps({"costs": summary}, indent=1))
+        given.json.write_text(json.dumps({"costs": summary, "rounds": rounds}, indent=1))
 
 
 if __name__ == "__main__":
