@@ -8,6 +8,7 @@ import secrets
 import time
 from pathlib import Path
 
+import cbor2
 import pytest
 import zmq
 import zmq.utils.monitor
@@ -70,6 +71,36 @@ def test_the_key_of_who_calls_is_known_by_whatever_way(tmp_path: Path, ipc: bool
                 assert event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
                 assert (await client.client(Who).who())[0] == "client"
                 assert server.stats()["refused_handshakes"] == 1
+
+    asyncio.run(main())
+
+
+def test_who_is_revoked_and_will_not_hear_it_is_hung_up_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        secured = make_keys(tmp_path, "server", "deaf", "other")
+        pair = keys.read_private(tmp_path / "deaf.key")
+        async with (
+            node(secured["server"], Who()) as server,
+            node(secured["other"], peers=[f"server@{server.addresses[0]}"]) as other,
+        ):
+            assert (await other.client(Who).who())[0] == "other"
+            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+            with context, context.socket(zmq.DEALER) as dealer:
+                dealer.linger, dealer.reconnect_ivl = 0, 10**9
+                dealer.curve_publickey, dealer.curve_secretkey = pair.public.encode(), pair.secret.encode()
+                dealer.curve_serverkey = keys.read_private(tmp_path / "server.key").public.encode()
+                monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+                dealer.connect(server.addresses[0])
+                hello = [1, 1, 0, {"id": bytes(16), "name": "deaf", "mesh": server.mesh}]
+                dealer.send(cbor2.dumps([0, 0, [hello]]))
+                assert await asyncio.to_thread(dealer.poll, 1000 * WITHIN, zmq.POLLIN), "its HELLO"
+                (tmp_path / "trust" / "deaf.pub").unlink()
+                assert await asyncio.to_thread(monitor.poll, 1000 * WITHIN, zmq.POLLIN), "the end of the connection"
+                said = [cbor2.loads(dealer.recv())[2] for _ in range(2)]
+                assert said[1][0] == [2, 16, "the key of 'deaf' was revoked"], "REJECT came before"
+                dealer.disable_monitor()
+                monitor.close()
+            assert [peer.state for peer in other.peers] == ["alive"]
 
     asyncio.run(main())
 
