@@ -5,13 +5,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak fuzz bugs faults floor beside-stream imports idle uneven test-all lab clean
+.PHONY: demo test check lint types docs examples soak fuzz bugs faults floor curve beside-stream imports idle uneven test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
 
 test: $(READY)  ## the test suite; what needs root or a missing program is skipped, except in CI
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup
 
 check: lint types docs examples  ## what CI runs besides the tests
 
@@ -47,6 +47,9 @@ uneven: $(READY)  ## root: two of four servers ten times slower
 
 floor: $(READY)  ## latency and calls/s beside a bare ROUTER/DEALER loop
 	$(BIN)/python -m benchmarks.floor
+
+curve: $(READY)  ## latency and calls/s with CURVE on and off, beside bare sockets with CURVE on and off
+	$(BIN)/python -m benchmarks.curve $(ARGS)
 
 beside-stream: $(READY)  ## unary latency on a link whose stream is read slowly, and without it
 	$(BIN)/python -m benchmarks.beside_stream

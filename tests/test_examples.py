@@ -139,8 +139,30 @@ def test_parallel_map() -> None:
     assert longest == "the longest way to 1 begins at 871: 178 steps"
 
 
-def test_permissions() -> None:
-    placed, log, refused, cancelled, changed = run("permissions").splitlines()
+def test_security_none() -> None:
+    assert run("security_none").splitlines() == ['gold, for "the bank\'s owner", who proved None']
+
+
+def test_security_secret() -> None:
+    friend, pretender, other, plain = run("security_secret").splitlines()
+    assert friend == "gold, for 'teller'"
+    assert pretender == 'gold, for "the bank\'s owner"', "the secret is one identity for all"
+    assert other.startswith("with another secret: it does not have the key that was expected, "), other
+    assert plain.startswith("with none: it is secured and this node is not"), plain
+
+
+def test_security_keys() -> None:
+    assert run("security_keys").splitlines() == [
+        "gold, for 'teller', who proved it",
+        "name=\"the bank's owner\": the key file's keys belong to 'teller': leave name out",
+        "revoked: MaybeExecuted",
+        "afterwards: DeadlineExceeded",
+        "it does not trust this node's key",
+    ]
+
+
+def test_security_permissions() -> None:
+    placed, log, refused, cancelled, changed = run("security_permissions").splitlines()
     missing = "no entry that allows Orders.cancel has this caller in its list: "
     line = 'permissions.toml, line 7: [allow] "Orders.cancel"'
     client = "till-1 cancels it: PERMISSION_DENIED: 'orders-1' does not let 'till-1' call Orders.cancel"

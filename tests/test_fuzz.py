@@ -347,7 +347,7 @@ def test_a_node_outlives_hostile_peers() -> None:
     outcome = asyncio.run(sockets.under_attack(INPUTS_OF_PEERS))
     assert outcome.errors == []
     assert outcome.sent >= INPUTS_OF_PEERS
-    assert min(outcome.links.values()) > 5, outcome
+    assert min(outcome.links.values()) >= 5, outcome
     assert outcome.honest > 0
     assert outcome.grown < sockets.MEMORY, outcome
 

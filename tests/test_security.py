@@ -106,7 +106,7 @@ async def test_who_has_the_mesh_secret_may_have_any_name(mesh: Mesh, tmp_path: P
     ]
     stranger = await mesh.start(name="stranger", security=other)
     await refused(mesh, stranger, "does not have the key that was expected")
-    assert f"it announces key {server.node.fingerprint}" in problem_of(stranger)
+    assert f"it announces {server.node.fingerprint}" in problem_of(stranger)
     assert server.node.stats()["refused_handshakes"] > 0
 
 

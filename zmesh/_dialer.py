@@ -18,6 +18,7 @@ from ._core.subset import keep, rank_of
 from ._link import Link, LinkOwner
 from ._platform import Host, clock_of
 from ._security import Gate
+from ._security.keys import fingerprint
 from ._transport import BROKEN_OFF, ONLY_HERE, ONLY_THERE, OTHER_KEY, Transport
 from .config import Config
 from .discovery import Sighting
@@ -187,7 +188,7 @@ class Dialer:
             return
         member = link.member
         if link.channel is not None and not goodbye:
-            target.reasons[link.channel.remote] = self._why(target, reason)
+            target.reasons[link.channel.remote] = self._why(target, reason, link.key)
         if member is not None and member.link is link:
             member.link = None
             self._members.changed()
@@ -369,14 +370,15 @@ class Dialer:
         self._ready()
         self._loop.call_soon(self.release_unwanted, member)
 
-    def _why(self, target: _Target, reason: str) -> str:
+    def _why(self, target: _Target, reason: str, key: str | None) -> str:
         """What a link ended for. A handshake that is broken off has several causes; what was announced may tell it."""
-        if reason == BROKEN_OFF and target.sighting.fingerprint is not None:
+        announced = target.sighting.fingerprint
+        if reason == BROKEN_OFF and announced is not None:
             return ONLY_THERE
-        if reason == OTHER_KEY and target.sighting.fingerprint is not None:
-            return f"{reason}; it announces key {target.sighting.fingerprint}"
-        if reason == OTHER_KEY and target.sighting.id is not None:
+        if reason == OTHER_KEY and announced is None and target.sighting.id is not None:
             return ONLY_HERE
+        if reason == OTHER_KEY and key is not None and announced not in (None, fingerprint(key)):
+            return f"it does not have the key that was expected, {fingerprint(key)}: it announces {announced}"
         return reason
 
     def _await_handshake(self, target: _Target) -> None:

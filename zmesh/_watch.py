@@ -45,6 +45,7 @@ class Watch:
         if why is None:
             return None
         self.gate.refused(_address(link), key, why)
+        self._hang_up_later(link)  # behind the REJECT, whether it is read or not
         return Code.UNAUTHENTICATED, f"the node at the other end is refused: {why}"
 
     def close(self) -> None:
@@ -72,8 +73,11 @@ class Watch:
         for link in self._links() if revoked else ():
             if link.key in revoked:
                 link.revoke(Code.UNAUTHENTICATED, f"the key of {revoked[link.key]!r} was revoked")
-                if link.channel is not None:
-                    self._loop.call_later(_HANG_UP_AFTER, link.channel.hang_up)
+                self._hang_up_later(link)
+
+    def _hang_up_later(self, link: Link) -> None:
+        if link.channel is not None:
+            self._loop.call_later(_HANG_UP_AFTER, link.channel.hang_up)
 
 
 def _address(link: Link) -> str:

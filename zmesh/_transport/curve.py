@@ -52,7 +52,8 @@ def secure(sock: zmq.Socket[bytes], gate: Gate, server: str | None) -> None:
 
 def close_context(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     """End a node's own context, once what its sockets had to send has left: not on the loop, which would wait."""
-    threading.Thread(target=context.term, name="zmesh-context", daemon=True).start()
+    with contextlib.suppress(RuntimeError):  # the interpreter ends, and starts no thread any more
+        threading.Thread(target=context.term, name="zmesh-context", daemon=True).start()
 
 
 class _Watched:

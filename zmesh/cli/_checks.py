@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from .._transport import BROKEN_OFF, NOT_TRUSTED, ONLY_HERE, ONLY_THERE, OTHER_KEY
+from .._transport import BROKEN_OFF, NOT_TRUSTED, ONLY_HERE, ONLY_THERE
 from ..discovery import Sighting
 from ..discovery.probe import Echo, Interface
 
@@ -222,6 +222,31 @@ def check_reach(reaches: Sequence[Reach]) -> Finding:
     return Finding(name, "fail", found, cure)
 
 
+# What a refusal says, and what to do about it; the first that fits.
+_REFUSALS: Final = (
+    (("belongs to mesh",), "give both the same --mesh or ZMESH_MESH"),
+    (
+        ("protocol version",),
+        "upgrade the older side: pip install --upgrade zmesh-rpc; 'zmesh version' on both tells which it is",
+    ),
+    (
+        ("no ZeroMQ peer", "no zmesh node"),
+        "another program answers at that port: correct --peer, --listen or ZMESH_PEERS",
+    ),
+    (
+        (ONLY_THERE, ONLY_HERE, BROKEN_OFF),
+        "give the node that lacks it --secret-file (the mesh's own), or --key-file and --trust",
+    ),
+    (
+        (NOT_TRUSTED,),
+        "on that host: zmesh keys trust NAME.pub, with this node's public key; it may have been revoked",
+    ),
+    (("in the trust folder", "it announces key"), "if you trust it: zmesh keys trust NAME.pub, with its public key"),
+    (("NAME@",), "write --peer NAME@tcp://HOST:PORT"),
+    (("the key that was expected",), "compare 'zmesh keys show FILE' there and here: both name the fingerprints"),
+)
+
+
 def check_handshakes(problems: Sequence[str]) -> Finding:
     """Did those who accept connections take us as a peer?
 
@@ -229,26 +254,12 @@ def check_handshakes(problems: Sequence[str]) -> Finding:
     """
     if not problems:
         return Finding("handshake", "ok", "nobody refused")
-    text = "; ".join(problems[:_SHOWN])
-    if any("belongs to mesh" in each for each in problems):
-        cure = "give both the same --mesh or ZMESH_MESH"
-    elif any("protocol version" in each for each in problems):
-        cure = "upgrade the older side: pip install --upgrade zmesh-rpc; 'zmesh version' on both tells which it is"
-    elif any("no ZeroMQ peer" in each or "no zmesh node" in each for each in problems):
-        cure = "another program answers at that port: correct --peer, --listen or ZMESH_PEERS"
-    elif any(ONLY_THERE in each or BROKEN_OFF in each or ONLY_HERE in each for each in problems):
-        cure = "give the node that lacks it --secret-file (the mesh's own), or --key-file and --trust"
-    elif any(NOT_TRUSTED in each for each in problems):
-        cure = "on that host: zmesh keys trust NAME.pub, with this node's NAME.pub; or both have the same secret file"
-    elif any("trust folder" in each or "announces key" in each for each in problems):
-        cure = "if you trust them: zmesh keys trust NAME.pub here, with their public keys"
-    elif any("NAME@" in each for each in problems):
-        cure = "write --peer NAME@tcp://HOST:PORT"
-    elif any(OTHER_KEY in each for each in problems):
-        cure = "compare 'zmesh keys show' there with 'zmesh keys list' here; with a mesh secret, the files of both"
-    else:
-        cure = "run 'zmesh doctor' on that host, too"
-    return Finding("handshake", "fail", text, cure)
+    cure = "run 'zmesh doctor' on that host, too"
+    for signs, found in _REFUSALS:
+        if any(sign in each for sign in signs for each in problems):
+            cure = found
+            break
+    return Finding("handshake", "fail", "; ".join(problems[:_SHOWN]), cure)
 
 
 def check_package(installed: Mapping[str, str]) -> Finding:

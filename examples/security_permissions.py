@@ -1,8 +1,8 @@
-"""Permissions: every node has a key of its own, and a file says who may call what.
+"""The ladder of security, rung 3: each node has a key of its own, and a file says who may call what.
 
-    python examples/permissions.py
+    python examples/security_permissions.py
 
-The last rung of the ladder in docs/security.md. All nodes are in this process, so that there is one thing to start.
+All nodes are in this process, so that there is one thing to start.
 """
 
 import asyncio
