@@ -131,11 +131,15 @@ def test_files_that_are_something_else_are_refused_by_name(tmp_path: Path) -> No
     refused("", "public: a key is 40 characters", keys.read_public)
     refused(f'public = "{good.public}"\nsecret = "{good.secret}"', "this holds a private key", keys.read_public)
     refused("short", "at least 32 characters", keys.read_secret)
+    refused(f"a = {'[' * 3000}", "this is no public key: maximum recursion depth", keys.read_public)
+    os.mkfifo(tmp_path / "pipe")
     for read in (keys.read_private, keys.read_public, keys.read_secret):
         with pytest.raises(ValueError, match=f"{tmp_path / 'none'}: cannot read .*: No such file"):
             read(tmp_path / "none")
         with pytest.raises(ValueError, match=f"{tmp_path}: "):
             read(tmp_path)
+        with pytest.raises(ValueError, match="pipe: this is no file"):
+            read(tmp_path / "pipe")
 
 
 def test_no_file_is_overwritten(tmp_path: Path) -> None:
@@ -217,7 +221,8 @@ def test_a_trust_folder_that_is_none_is_refused(tmp_path: Path, make: str | int 
         ({"key_file": "k"}, ValueError, "a key file takes the folder"),
         ({"secret_file": "s", "trust": "t"}, ValueError, "a trust folder goes with a key file"),
         ({"secret_file": 7}, TypeError, "Security.secret_file is a path, got 7"),
-        ({"key_file": "k", "trust": ""}, ValueError, "Security.trust is a path, got an empty one"),
+        ({"key_file": "k", "trust": ""}, ValueError, "Security.trust is a path, got ''"),
+        ({"secret_file": "a\0b"}, ValueError, "Security.secret_file is a path, got 'a"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, str], error: type[Exception], why: str) -> None:

@@ -44,8 +44,8 @@ class Security:
             value = getattr(self, name)
             if value is not None and not isinstance(value, (str, os.PathLike)):
                 raise TypeError(f"Security.{name} is a path, got {value!r:.60}")
-            if value is not None and not os.fspath(value):
-                raise ValueError(f"Security.{name} is a path, got an empty one")
+            if value is not None and (not os.fspath(value) or "\0" in str(os.fspath(value))):
+                raise ValueError(f"Security.{name} is a path, got {os.fspath(value)!r:.60}")
         if (self.secret_file is None) == (self.key_file is None):
             raise ValueError(
                 "security takes either the mesh's secret file (secret_file=, --secret-file, ZMESH_SECRET_FILE) "

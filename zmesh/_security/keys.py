@@ -132,7 +132,7 @@ def derive(secret: str) -> KeyPair:
 
 def _read(path: str | os.PathLike[str], what: str, *, private: bool) -> str:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open) as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
                 raise ValueError(f"{path}: this is no file")
@@ -149,10 +149,15 @@ def _read(path: str | os.PathLike[str], what: str, *, private: bool) -> str:
         raise ValueError(f"{path}: this is no {what}: it is not text") from None
 
 
+def _open(path: str, flags: int) -> int:
+    """Without waiting for who would write to it, where it is a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _fields(path: str | os.PathLike[str], what: str, *, private: bool) -> dict[str, object]:
     try:
         return tomllib.loads(_read(path, what, private=private))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: this is no {what}: {error}") from None
 
 

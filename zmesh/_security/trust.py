@@ -19,7 +19,6 @@ __all__ = ["SUFFIX", "SharedSecret", "TrustFolder", "TrustedKeys"]
 _log = logging.getLogger("zmesh.security")
 
 SUFFIX: Final = ".pub"  # of the files in a trust folder; before it stands whose key it is
-_MOST_FILES: Final = 10_000  # of a trust folder that is looked at four times a second
 
 Stamp = tuple[int, int, int]  # of a file: inode, size, time of its last change in ns
 
@@ -167,7 +166,7 @@ class TrustFolder:
         found: dict[str, Stamp] = {}
         with os.scandir(self.path) as entries:
             for entry in entries:
-                if entry.name.endswith(SUFFIX) and len(found) < _MOST_FILES:
+                if entry.name.endswith(SUFFIX):
                     found[entry.name] = _stamp(entry)
         return found
 
