@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from typing import Final
 
+from .keys import read_text
 from .permissions import Decision, Permissions
 from .trust import TrustFolder
 
@@ -21,22 +21,7 @@ _Stamp = tuple[int, int, int]  # of a file: inode, size, time of its last change
 
 def read_permissions(path: str | os.PathLike[str]) -> Permissions:
     """Raises ValueError, which names the file, where it cannot be used."""
-    try:
-        with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise ValueError(f"{path}: this is no file")
-            if os.name == "posix" and mode & stat.S_IWOTH:
-                raise ValueError(f"{path}: anybody can write to this permission file: chmod o-w {path}")
-            raw = file.read(_FILE_LIMIT + 1)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot read this permission file: {error.strerror}") from None
-    if len(raw) > _FILE_LIMIT:
-        raise ValueError(f"{path}: this is no permission file: it is larger than {_FILE_LIMIT} bytes")
-    try:
-        return Permissions.parse(raw.decode(), os.fspath(path))
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: this is no permission file: it is not text") from None
+    return Permissions.parse(read_text(path, "permission file", private=False, limit=_FILE_LIMIT), os.fspath(path))
 
 
 class PermissionFile:
