@@ -249,15 +249,17 @@ class TypedCaller:
             return stream
         if options == Options(options.timeout, options.metadata):
 
-            def call(*args: object, **kwargs: object) -> Call[Any]:
-                return Outgoing(client, target, bind(*args, **kwargs), timeout, metadata)
+            def send(arguments: dict[str, object], plain: bool) -> Call[Any]:
+                call = Outgoing(client, target, arguments, timeout, metadata)
+                call.plain = plain
+                return call
 
         else:
 
-            def call(*args: object, **kwargs: object) -> Call[Any]:
-                return options.outgoing(client, target, bind(*args, **kwargs), timeout)
+            def send(arguments: dict[str, object], plain: bool) -> Call[Any]:
+                return options.outgoing(client, target, arguments, timeout)
 
-        return call
+        return method.caller(send)
 
     def options(self, **changes: Any) -> TypedCaller:
         return TypedCaller(self._client, self._schema, self._options.change(changes))
