@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ._core.messages import END, ERROR, ITEM, LIMIT, REPLY, Message
+from ._core.messages import CALL, CALLS, END, ERROR, ITEM, LIMIT, REPLIES, REPLY, Message, single
 from ._core.wire import encode, externalize, frames_of, is_plain
 from ._platform import clock_of
 from ._transport import Frame, Sent
@@ -33,6 +33,9 @@ class Outbox:
         self._config = config
         self.flushed = 0  # the sequence of the last call that was handed to the transport
         self._messages: list[Message] = []
+        self._size = 0  # of the page, in messages; those of a row count singly
+        self._row: Any = None  # the last message of the page, where it is a row that the next may join
+        self._next = 0  # the number of the call that continues a row of calls
         self._frames: list[Frame] = []
         self._pages: deque[tuple[list[Frame], int]] = deque()  # encoded, not yet taken by the transport
         self._blocked = False
@@ -44,15 +47,56 @@ class Outbox:
         """Send a message with everything else that is ready in this turn of the loop."""
         if self._closed:
             return
-        messages = self._messages
-        messages.append(message)
+        self._messages.append(message)
+        self._row = None
+        self._size += 1
         if not self._armed:
             self._armed = True
             self._handle = self._loop.call_soon(self._flush)
-        if len(messages) >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
-            self._turn_page()
-            if self._pages and not self._blocked:
-                self._send()
+        if self._size >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
+            self._full()
+
+    def call(self, number: int, path: str, remaining: int, arguments: object) -> None:
+        """Post a CALL without metadata. Those of one method, one behind the other, leave as one message: it costs both
+        sides less to look at."""
+        if self._closed:
+            return
+        row = self._row
+        if row is not None and row[0] == CALLS and number == self._next and row[2] is path and row[3] == remaining:
+            row[4].append(arguments)
+        else:
+            self._row = row = [CALLS, number, path, remaining, [arguments]]
+            self._messages.append(row)
+        self._next = number + 1
+        self._size += 1
+        if not self._armed:
+            self._armed = True
+            self._handle = self._loop.call_soon(self._flush)
+        elif self._size >= _PAGE_MESSAGES:
+            self._full()
+
+    def reply(self, number: int, value: object) -> None:
+        """Post a REPLY without metadata; as `call`."""
+        if self._closed:
+            return
+        row = self._row
+        if row is not None and row[0] == REPLIES:
+            row[1].append(number)
+            row[2].append(value)
+        else:
+            self._row = row = [REPLIES, [number], [value]]
+            self._messages.append(row)
+        self._size += 1
+        if not self._armed:
+            self._armed = True
+            self._handle = self._loop.call_soon(self._flush)
+        elif self._size >= _PAGE_MESSAGES:
+            self._full()
+
+    def _full(self) -> None:
+        self._turn_page()
+        if self._pages and not self._blocked:
+            self._send()
 
     def externalize(self, value: object) -> object:
         """A value for the next message that is posted, its large binary leaves moved to frames of the page.
@@ -126,21 +170,22 @@ class Outbox:
         messages, frames = self._messages, self._frames
         if not messages:
             return
-        self._messages = []
+        self._messages, self._row, self._size = [], None, 0
+        messages = list(map(_short, messages))
         clock = int(now * 1000) & LIMIT
         formless: list[tuple[Message, str]] = []  # with a value that CBOR does not carry
         too_long: list[tuple[Message, str]] = []
         try:
             envelope = encode(link.to, clock, messages)
         except (TypeError, ValueError):
-            messages = self._encodable(messages, formless)
+            messages = self._encodable(single(messages), formless)
             envelope = encode(link.to, clock, messages)
         page: list[Frame] = [envelope]
         if frames:
             self._frames = []
             page += frames
         if len(envelope) > link.limit:
-            self._split(clock, messages, frames, too_long)
+            self._split(clock, single(messages), frames, too_long)
         elif self._pages or link.channel is None or link.channel.send(page) is not _TAKEN:
             self._pages.append((page, link.sequence))
         else:
@@ -221,6 +266,16 @@ class Outbox:
     def _give_up(self, reason: str) -> None:
         self._pages.clear()
         self._link.give_up(reason)
+
+
+def _short(message: Message) -> Message:
+    """A row of one message, as that message."""
+    kind = message[0]
+    if kind == CALLS and len(message[4]) == 1:  # type: ignore[arg-type]
+        return [CALL, *message[1:4], message[4][0], None]  # type: ignore[index]
+    if kind == REPLIES and len(message[1]) == 1:  # type: ignore[arg-type]
+        return [REPLY, message[1][0], message[2][0], None]  # type: ignore[index]
+    return message
 
 
 def _follows(message: Message, refused: list[tuple[Message, str]]) -> bool:
