@@ -91,12 +91,16 @@ class Outgoing(Call[Any]):
     What most calls never need is only on the class: setting it at each call costs more than all else here.
     """
 
+    metadata: Mapping[str, str | bytes] = NO_METADATA
+    node: str | None = None
     future: Waiter | asyncio.Future[Any]  # of the answer's value
+    special = False  # whether one of the next four is set
     watched = False  # whether more than its caller is told of its end
     deadline: float
     selection: Selection | None = None  # which of those that offer the service may take it
     hedge_after: float | str | None = None  # seconds without an answer, or of which percentile, until it is hedged
-    plain = False  # whether its arguments are known to hold nothing but scalars, dicts and lists
+    _record: Record | None = None  # what is noted where it is to be explained
+    plain: bool  # whether its arguments are known to hold nothing but scalars, dicts and lists
     rank: int | None = None  # see `_core.admission`; None: as any
     marked = False  # CALL says more of it than most: see `marks`
     previous: Sequence[int] = ()  # the tags of peers that had it and no longer have
@@ -111,7 +115,6 @@ class Outgoing(Call[Any]):
     begun = False  # its stream has: the peer took it, and what has come or gone cannot be had twice
     until_begun = False  # its deadline holds only until then
     outlet: Outlet | None = None  # of a stream of arguments
-    _record: Record | None = None  # what is noted where it is to be explained
     patience: float | None = None  # until when it waits for somebody who offers the service
     retry_handle: asyncio.TimerHandle | None = None
 
@@ -119,16 +122,16 @@ class Outgoing(Call[Any]):
         self,
         client: Client,
         target: Target,
-        arguments: object,
         timeout: float,
         metadata: Mapping[str, str | bytes] | None,
+        arguments: object,
+        plain: bool = False,
     ) -> None:
-        self.metadata = NO_METADATA
-        self.node = None
         self.client = client
         self.target = target
-        self.arguments = arguments
         self.request_metadata = metadata
+        self.arguments = arguments
+        self.plain = plain
         self._coroutine = client.perform(self, timeout)
 
     def __call__(self) -> None:
@@ -230,13 +233,13 @@ class Client:
         target.budget.calls += 1
         # A call that is alone goes on at once when it is answered. Where there are many, a turn of the loop serves them
         # all, and asyncio's own future costs less; it also tells more than one of its end.
-        alone = len(bucket) == 1 and call.hedge_after is None and not call.watched
+        alone = len(bucket) == 1 and not call.special
         call.future = Waiter(self._stepper) if alone else self._loop.create_future()
         # What nearly every call comes to, without what is asked only of others.
         candidates = self._known.get(target.key)
-        if candidates and call.selection is None and call._record is None and not self._odd:
-            choose = self._policy.choose
-            member = candidates[0 if len(candidates) == 1 else choose(candidates, target.path, now)]
+        if candidates and not call.special and not self._odd:
+            one = len(candidates) == 1
+            member = candidates[0 if one else self._policy.choose(candidates, target.path, now)]
             link = member.link
             if link is not None and link.usable:
                 self._attempt(call, member, link, now)
@@ -525,22 +528,26 @@ class Client:
 
     def row_replied(self, link: Link, row: Message, now: float) -> None:
         """REPLIES came: as `replied` for each of them, but that what they tell of the peer is summed up."""
-        pending = link.pending
+        pending, numbers, values = link.pending, row[1], row[2]
         member = target = None
-        answered, starts = 0, 0.0
-        for number, value in zip(row[1], row[2], strict=True):  # type: ignore[arg-type]
+        answered, starts, since = 0, 0.0, math.inf
+        for number, value in zip(numbers, values, strict=True):  # type: ignore[call-overload]
             attempt = pending.pop(number, None)
-            if attempt is None:
+            if attempt is None:  # given up
                 continue
             call, its_member, _, _, started = attempt
-            if call.attempts != (attempt,) or call.begun or its_member.health.troubled or self._learn is not None:
+            if call.target is not target or its_member is not member or started < since:
+                if answered:
+                    self._answered(member, target, answered, starts, now)
+                    answered, starts = 0, 0.0
+                if its_member.health.troubled or self._learn is not None or started < its_member.since:
+                    self.replied(link, attempt, [m.REPLY, number, value, None], now)
+                    continue
+                member, target, since = its_member, call.target, its_member.since
+            if call.attempts != (attempt,) or call.begun:
                 self.replied(link, attempt, [m.REPLY, number, value, None], now)
                 continue
             call.attempts = ()
-            if its_member is not member or call.target is not target or started < its_member.since:
-                if answered:
-                    self._answered(member, target, answered, starts, now)
-                member, target, answered, starts = its_member, call.target, 0, 0.0
             answered += 1
             starts += started
             future = call.future

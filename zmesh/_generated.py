@@ -71,7 +71,8 @@ def make_caller(method: MethodSchema, parameters: Sequence[Parameter]) -> Callab
     ]
     call = [f"def _zmesh_call({', '.join(signature)}):", *_indented(body)]
     call += [f"_zmesh_call.__qualname__ = {method.path!r}", "return _zmesh_call"]  # which Python's TypeError names
-    return _define("make", "_zmesh_send", call, scope)
+    maker: Callable[[Send], Callable[..., Any]] = _define("make", "_zmesh_send", call, scope)
+    return maker
 
 
 def make_invoke(method: MethodSchema, parameters: Sequence[Parameter]) -> Callable[[Callable[..., Any], object], Any]:
@@ -94,14 +95,16 @@ def make_invoke(method: MethodSchema, parameters: Sequence[Parameter]) -> Callab
         "_zmesh_args, _zmesh_named = _zmesh_load(_zmesh_wire)",
         "return _zmesh_handler(*_zmesh_args, **_zmesh_named)",
     ]
-    return _define("invoke", "_zmesh_handler, _zmesh_wire", body, scope)
+    invoke: Callable[[Callable[..., Any], object], Any] = _define("invoke", "_zmesh_handler, _zmesh_wire", body, scope)
+    return invoke
 
 
 def make_load(form: Form, other: Callable[[object], Any]) -> Callable[[object], Any]:
     """A function from a decoded tree to a value of this annotation; `other` does so for what is not simple."""
     scope: dict[str, Any] = dict(_SCOPE) | {"_zmesh_other": other}
     check = _by_class(scope, 0, "_zmesh_it", form, ["return _zmesh_it"], "return _zmesh_it", [])
-    return _define("load", "_zmesh_it", [*check, "return _zmesh_other(_zmesh_it)"], scope)
+    load: Callable[[object], Any] = _define("load", "_zmesh_it", [*check, "return _zmesh_other(_zmesh_it)"], scope)
+    return load
 
 
 def make_dump_flat(form: Form) -> Callable[[object], object]:
@@ -109,7 +112,8 @@ def make_dump_flat(form: Form) -> Callable[[object], object]:
     scope: dict[str, Any] = dict(_SCOPE)
     flat = "return _zmesh_it.copy()"
     check = _by_class(scope, 0, "_zmesh_it", form, ["return _zmesh_it"], flat, [], without=_BUFFERS)
-    return _define("dump_flat", "_zmesh_it", [*check, "return _zmesh_absent"], scope)
+    dump: Callable[[object], object] = _define("dump_flat", "_zmesh_it", [*check, "return _zmesh_absent"], scope)
+    return dump
 
 
 def _by_class(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Outbox"]
 
 _PAGE_MESSAGES: Final = 32  # enough to share an envelope's costs, few enough that both ends work at the same time
+_NOTHING: Final = -1
+_ANSWER: Final = -2
 _PAGE_FRAMES: Final = 64  # large values behind it
 _TAKEN: Final = Sent.TAKEN
 _RETRY_FULL: Final = 0.005  # seconds until a full queue is tried again
@@ -34,8 +36,8 @@ class Outbox:
         self.flushed = 0  # the sequence of the last call that was handed to the transport
         self._messages: list[Message] = []
         self._size = 0  # of the page, in messages; those of a row count singly
-        self._row: Any = None  # the last message of the page, where it is a row that the next may join
-        self._next = 0  # the number of the call that continues a row of calls
+        self._row: Any = None  # the last message of the page, while the next may join it:
+        self._next = _NOTHING  # the call of this number, or any answer
         self._frames: list[Frame] = []
         self._pages: deque[tuple[list[Frame], int]] = deque()  # encoded, not yet taken by the transport
         self._blocked = False
@@ -48,7 +50,7 @@ class Outbox:
         if self._closed:
             return
         self._messages.append(message)
-        self._row = None
+        self._next = _NOTHING
         self._size += 1
         if not self._armed:
             self._armed = True
@@ -62,10 +64,13 @@ class Outbox:
         if self._closed:
             return
         row = self._row
-        if row is not None and row[0] == CALLS and number == self._next and row[2] is path and row[3] == remaining:
-            row[4].append(arguments)
+        if number == self._next and row[2] is path and row[3] == remaining:
+            if row[0] == CALLS:
+                row[4].append(arguments)
+            else:
+                row[:] = [CALLS, *row[1:4], [row[4], arguments]]
         else:
-            self._row = row = [CALLS, number, path, remaining, [arguments]]
+            self._row = row = [CALL, number, path, remaining, arguments, None]
             self._messages.append(row)
         self._next = number + 1
         self._size += 1
@@ -80,11 +85,15 @@ class Outbox:
         if self._closed:
             return
         row = self._row
-        if row is not None and row[0] == REPLIES:
-            row[1].append(number)
-            row[2].append(value)
+        if self._next == _ANSWER:
+            if row[0] == REPLIES:
+                row[1].append(number)
+                row[2].append(value)
+            else:
+                row[:] = [REPLIES, [row[1], number], [row[2], value]]
         else:
-            self._row = row = [REPLIES, [number], [value]]
+            self._next = _ANSWER
+            self._row = row = [REPLY, number, value, None]
             self._messages.append(row)
         self._size += 1
         if not self._armed:
@@ -170,8 +179,7 @@ class Outbox:
         messages, frames = self._messages, self._frames
         if not messages:
             return
-        self._messages, self._row, self._size = [], None, 0
-        messages = list(map(_short, messages))
+        self._messages, self._next, self._size = [], _NOTHING, 0
         clock = int(now * 1000) & LIMIT
         formless: list[tuple[Message, str]] = []  # with a value that CBOR does not carry
         too_long: list[tuple[Message, str]] = []
@@ -266,16 +274,6 @@ class Outbox:
     def _give_up(self, reason: str) -> None:
         self._pages.clear()
         self._link.give_up(reason)
-
-
-def _short(message: Message) -> Message:
-    """A row of one message, as that message."""
-    kind = message[0]
-    if kind == CALLS and len(message[4]) == 1:  # type: ignore[arg-type]
-        return [CALL, *message[1:4], message[4][0], None]  # type: ignore[index]
-    if kind == REPLIES and len(message[1]) == 1:  # type: ignore[arg-type]
-        return [REPLY, message[1][0], message[2][0], None]  # type: ignore[index]
-    return message
 
 
 def _follows(message: Message, refused: list[tuple[Message, str]]) -> bool:

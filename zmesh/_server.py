@@ -118,7 +118,7 @@ class Running:
 
     bucket: dict[Callable[[], None], float] | None = None  # of the deadlines, once the handler waits
     reply_metadata: dict[str, str | bytes] | None = None
-    task_waits = False  # its handler waits for something, or did
+    waited = False  # its handler waits for something, or did
     begun = False  # its handler is being called, or was
     started = False  # the handler began
     answered = False  # nothing more is sent: answered, cancelled, or its link is gone
@@ -721,7 +721,7 @@ class Server:
     async def _finish(self, running: Running, rest: _Rest, now: float) -> None:
         """Wait for a handler that waits for something."""
         self._waiting[running] = None
-        running.task_waits = True
+        running.waited = True
         if running.deadline != math.inf:
             running.bucket = self._deadlines.add(running.deadline, running, now)
         if self._queue and not self._waking:  # this worker waits: another goes on
@@ -837,7 +837,7 @@ class Server:
             return
         running.over = True
         self._count -= 1
-        if running.task_waits:
+        if running.waited:
             self._waiting.pop(running, None)
             if running.bucket is not None:
                 running.bucket.pop(running, None)

@@ -10,7 +10,7 @@ from typing import Any
 from ._call import NO_METADATA
 from ._client import Client, Outgoing, Target
 from ._core import messages as m
-from ._core.messages import Message, ProtocolError
+from ._core.messages import ProtocolError
 from ._link import Attempt
 from ._streams import Inlet, Outlet
 from .context import bounds_streams
@@ -23,7 +23,8 @@ class StreamCall(Outgoing):
     """A call of which the answer, the arguments or both are a stream. Awaited where the answer is one value."""
 
     future: asyncio.Future[Any]
-    watched = True
+    special = watched = True
+    plain = False
     inlet: Inlet | None = None  # of the answer
     _bucket: dict[Callable[[], None], float] | None = None
     _pump: asyncio.Task[None] | None = None
@@ -51,8 +52,6 @@ class StreamCall(Outgoing):
                 "write an `async def` with `yield`",
                 may_have_run=False,
             )
-        self.metadata = NO_METADATA
-        self.node = None
         self.client = client
         self.target = target
         self.arguments = arguments
