@@ -592,11 +592,11 @@ class Link:
 
     def _bad_row(self, row: Message, why: str) -> None:
         """Something is wrong in a row of calls or answers: each is handled by itself, as far as they can be told."""
-        apart = m.single([row])
-        if apart == [row]:
-            apart = [[m.CALL if row[0] == m.CALLS else m.REPLY, row[1]]]
-        for message in apart:
-            self._handle_any(message, 0, self._heard)
+        for message in m.single([row]):
+            if message is not row:
+                self._handle_any(message, 0, self._heard)
+            elif row[0] == m.CALLS:
+                self._bad_message([m.CALL, row[1]], why)
 
     def _complain(self, text: str) -> None:
         _log.log(logging.DEBUG if self._complained else logging.WARNING, "%s %s", self.label, text)

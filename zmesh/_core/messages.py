@@ -12,7 +12,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 MAJOR: Final = 1
 MINOR: Final = 0
@@ -41,6 +41,7 @@ SERVING: Final = 0
 DRAINING: Final = 1
 
 LIMIT: Final = 0x7FFF_FFFF  # the largest integer on the wire, and the modulus (plus one) of call numbers and clocks
+MAX_ROW: Final = 1024  # calls, or answers, of one CALLS or REPLIES
 DEFAULT_ITEMS: Final = 16  # of one stream under way, to a node that does not say how many it holds
 DEFAULT_ITEM_BYTES: Final = 65_536
 ARGUMENT_TYPES: Final = (dict, list)
@@ -202,6 +203,10 @@ def _offer(item: object) -> Offer:
     return offer
 
 
+def _row(value: object) -> TypeGuard[list[object]]:
+    return type(value) is list and len(value) <= MAX_ROW
+
+
 def _number(value: object) -> bool:
     return type(value) is int and 0 <= value <= LIMIT
 
@@ -261,18 +266,14 @@ def _check_calls(m: Message) -> bool:
         and _number(m[1])
         and type(m[2]) is str
         and _number(m[3])
-        and type(m[4]) is list
+        and _row(m[4])
         and _ARGUMENT_TYPES.issuperset(map(type, m[4]))
     )
 
 
 def _check_replies(m: Message) -> bool:
     return (
-        len(m) >= 3
-        and type(m[1]) is list
-        and type(m[2]) is list
-        and len(m[1]) == len(m[2])
-        and _INTEGERS.issuperset(map(type, m[1]))
+        len(m) >= 3 and _row(m[1]) and _row(m[2]) and len(m[1]) == len(m[2]) and _INTEGERS.issuperset(map(type, m[1]))
     )
 
 
@@ -373,11 +374,11 @@ def single(messages: list[Message]) -> list[Message]:
     apart: list[Message] = []
     for message in messages:
         kind = message[0]
-        if kind == CALLS and len(message) >= 5 and _number(message[1]) and type(message[4]) is list:
+        if kind == CALLS and len(message) >= 5 and _number(message[1]) and _row(message[4]):
             first: int = message[1]  # type: ignore[assignment]
             shared, arguments = message[2:4], message[4]
             apart += [[CALL, (first + n) & LIMIT, *shared, each, None] for n, each in enumerate(arguments)]
-        elif kind == REPLIES and len(message) >= 3 and type(message[1]) is list and type(message[2]) is list:
+        elif kind == REPLIES and len(message) >= 3 and _row(message[1]) and _row(message[2]):
             numbers, values = message[1], message[2]
             apart += [[REPLY, number, value, None] for number, value in zip(numbers, values, strict=False)]
             apart += [[REPLY, number] for number in numbers[len(values) :]]
