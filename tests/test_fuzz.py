@@ -143,7 +143,7 @@ def waiting(link: Link) -> None:
     for _ in range(2):
         target = Target("Echo", None, "Echo.echo", True, False, lambda value: value)
         call = Outgoing.__new__(Outgoing)  # without a client: nothing here waits for its answer
-        call.target, call.arguments, call.request_metadata = target, {"value": 1}, None
+        call.target, call.arguments, call.request_metadata, call.plain = target, {"value": 1}, None, True
         member: Any = None
         link.call(call, member, 0.0, 1000)
 
