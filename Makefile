@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak bugs faults floor beside-stream imports idle uneven test-all lab clean
+.PHONY: demo test check lint types docs examples soak bugs faults floor beside-stream imports idle uneven test-all lab bench clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -40,8 +40,12 @@ faults: $(READY)  ## root: kill, cut and stop servers under load, between networ
 uneven: $(READY)  ## root: two of four servers ten times slower
 	$(BIN)/python -m benchmarks.uneven
 
-floor: $(READY)  ## latency and calls/s beside a bare ROUTER/DEALER loop
-	$(BIN)/python -m benchmarks.floor
+bench: $(READY)  ## zmesh beside a bare ROUTER/DEALER loop and other libraries, and write docs/performance.md; ARGS=--quick: a moment of it
+	-case "$(ARGS)" in *--quick*|*--load*) ;; *) $(BIN)/python -m pip install --quiet --group benchmark ;; esac
+	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+floor: $(READY)  ## only latency and calls in flight, beside a bare ROUTER/DEALER loop
+	$(BIN)/python -m benchmarks.compare --only latency throughput $(ARGS)
 
 beside-stream: $(READY)  ## unary latency on a link whose stream is read slowly, and without it
 	$(BIN)/python -m benchmarks.beside_stream

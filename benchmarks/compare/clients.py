@@ -34,7 +34,7 @@ def result(done: int, wrong: int, began: float, taken: Sequence[float] = ()) -> 
     return found
 
 
-class Client(ABC):
+class Client:
     """What both kinds have in common."""
 
     def __init__(self, variant: str) -> None:
@@ -62,7 +62,7 @@ class Client(ABC):
         return found
 
 
-class Awaiting(Client):
+class Awaiting(Client, ABC):
     """A client whose calls are awaited."""
 
     @abstractmethod
@@ -144,7 +144,7 @@ class Awaiting(Client):
         return self.learn("map", found)
 
 
-class Blocking(Client):
+class Blocking(Client, ABC):
     """A client whose calls block."""
 
     @abstractmethod

@@ -53,15 +53,16 @@ PROGRAMS = {
     "pyro5": ("import Pyro5.api", f"Pyro5.api.Proxy(address).echo({_MESSAGE}); answered()"),
     "rpyc": (
         "import rpyc",
-        "host, _, port = address.rpartition(':')\n"
-        "rpyc.connect(host, int(port)).root.echo('World', 1, 'x'); answered()",
+        "host, _, port = address.rpartition(':')\nrpyc.connect(host, int(port)).root.echo('World', 1, 'x'); answered()",
     ),
     "zenoh": (
         "import cbor2, json, zenoh",
         "c = zenoh.Config(); c.insert_json5('scouting/multicast/enabled', 'false')\n"
         "c.insert_json5('connect/endpoints', json.dumps([address]))\n"
         "with zenoh.open(c) as s:\n"
-        f" list(s.get(f\"bench/{{address.rpartition(':')[2]}}/echo\", payload=cbor2.dumps({_MESSAGE}))); answered()",
+        f" m = cbor2.dumps({_MESSAGE}); key = f\"bench/{{address.rpartition(':')[2]}}/echo\"\n"
+        " while not [r.ok for r in s.get(key, payload=m)]: pass\n"  # until it has met the queryable there is no answer
+        " answered()",
     ),
     "zerorpc": ("import zerorpc", f"c = zerorpc.Client(address); c.echo({_MESSAGE}); answered(); c.close()"),
 }

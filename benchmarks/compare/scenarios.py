@@ -144,14 +144,14 @@ def _note(results: Results, name: str, system: str, cell: Cell, found: dict[str,
 
 
 def _cold(results: Results, systems: Sequence[str], rounds: int) -> None:
-    with tempfile.TemporaryDirectory() as cache:
-        with _all_of(results, [each for each in systems if each in cold.PROGRAMS], 1, client=False) as sides:
-            for system, each in sides.items():
-                with _told(results, system):
-                    cold.start(system, each.addresses[0], cache)  # fills the cache
-            for system, _, _ in _turns(results, list(sides), SCENARIOS["cold"].cells, rounds):
-                with _told(results, system):
-                    results.add("cold", system, cold.start(system, sides[system].addresses[0], cache))
+    there = [system for system in systems if system in cold.PROGRAMS]
+    with tempfile.TemporaryDirectory() as cache, _all_of(results, there, 1, client=False) as sides:
+        for system, each in sides.items():
+            with _told(results, system):
+                cold.start(system, each.addresses[0], cache)  # fills the cache
+        for system, _, _ in _turns(results, list(sides), SCENARIOS["cold"].cells, rounds):
+            with _told(results, system):
+                results.add("cold", system, cold.start(system, sides[system].addresses[0], cache))
 
 
 @contextlib.contextmanager

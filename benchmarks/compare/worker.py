@@ -1,7 +1,7 @@
 """One side of one system, as a process: a server, or a client that obeys its input.
 
-Both say READY, a server with its address. The client reads a JSON order a line and answers each with a JSON line. Both end
-with whoever started them.
+Both say READY, a server with its address. The client reads a JSON order a line and answers each with a JSON line. Both
+end with whoever started them.
 """
 
 from __future__ import annotations

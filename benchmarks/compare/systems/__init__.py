@@ -84,7 +84,7 @@ SYSTEMS = {
     ),
     "pyro5": System(
         "pyro5_",
-        "serpent, TCP_NODELAY, the multiplexing server; a thread and a proxy for each call in flight, so not with 1,000",
+        "serpent, TCP_NODELAY, the multiplexing server; a thread and a proxy for each call in flight, so not 1,000",
         ("Pyro5",),
         _OTHERS,
         most=256,

@@ -28,7 +28,8 @@ TIMEOUT = 30.0
 def _broker() -> str:
     program = shutil.which("nats-server") or str(Path(sys.executable).with_name("nats-server"))
     port = free_port()
-    subprocess.Popen([program, "-a", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [program, "-a", "127.0.0.1", "-p", str(port)]
+    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     give_up = time.monotonic() + WITHIN
     while True:
         try:

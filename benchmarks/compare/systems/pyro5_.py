@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import Pyro5
 import Pyro5.api
-import Pyro5.config
 
 from ..clients import TEXT, Blocking
 from ..worker import ready
