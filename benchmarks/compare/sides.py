@@ -103,7 +103,7 @@ class Sides:
         self.addresses = addresses
 
     def play(self, do: str, seconds: float, in_flight: int) -> Result:
-        """Let the client do something. With the CPU seconds of both sides, and the cores that anything else kept busy."""
+        """Let the client do something. With the CPU seconds of both, and the cores that anything else kept busy."""
         before = self._clocks()
         found = self._client.tell({"do": do, "seconds": seconds, "in_flight": in_flight})
         client, server, all_of_it = (b - a for a, b in zip(before, self._clocks(), strict=True))
