@@ -28,14 +28,15 @@ def main() -> None:
     options.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="SCENARIO", help="these, on the terminal")
     options.add_argument("--systems", nargs="+", choices=SYSTEMS, metavar="SYSTEM", help="these, beside bare")
     options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--minutes", type=float, default=12.0, help="at most, rather than all rounds")
     options.add_argument("--save", type=Path, metavar="FILE", help="keep what was measured")
     options.add_argument("--load", type=Path, metavar="FILE", help="write the page from what was kept, measure nothing")
     given = options.parse_args()
     if given.load:
         kept = json.loads(given.load.read_text(encoding="utf-8"))
         values = {tuple(key): each for key, each in kept["values"]}
-        results = Results(values, kept["left_out"], kept["others"])
-        page.publish(results, kept["systems"], kept["rounds"], kept["seconds"], kept["idle"])
+        results = Results(values, kept["left_out"], kept["others"], kept["rounds"])
+        page.publish(results, kept["systems"], kept["seconds"], kept["idle"])
         return
     chosen = given.systems or (["zmesh", "zmesh-blocking"] if given.quick or given.only else DEFAULT)
     systems = list(dict.fromkeys([BARE, *chosen]))
@@ -47,7 +48,8 @@ def main() -> None:
         if SYSTEMS[system].missing:
             print(f"{system} is left out: {', '.join(SYSTEMS[system].missing)} not installed", file=sys.stderr)
     there = [system for system in systems if not SYSTEMS[system].missing]
-    play(results, {name: of[name] for name in given.only or of}, there, rounds)
+    most = 60 * given.minutes - 3 * IDLE_SECONDS
+    play(results, {name: of[name] for name in given.only or of}, there, rounds, most)
     if given.quick or given.only:
         show(results)
         return
@@ -55,9 +57,15 @@ def main() -> None:
     seconds = time.monotonic() - began
     if given.save:
         kept = {"values": [[key, each] for key, each in results.values.items()], "left_out": results.left_out}
-        kept |= {"others": results.others, "systems": systems, "rounds": rounds, "seconds": seconds, "idle": at_rest}
+        kept |= {
+            "others": results.others,
+            "systems": systems,
+            "rounds": results.rounds,
+            "seconds": seconds,
+            "idle": at_rest,
+        }
         given.save.write_text(json.dumps(kept), encoding="utf-8")
-    page.publish(results, systems, rounds, seconds, at_rest)
+    page.publish(results, systems, seconds, at_rest)
     show(results)
 
 

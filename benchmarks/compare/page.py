@@ -85,7 +85,7 @@ def _of(results: Results, cell: str, figure: str) -> Column:
 
 def _to_bare(results: Results, cell: str, figure: str) -> Column:
     def column(system: str) -> str:
-        if system == BARE or (cell, system, figure) not in results.values:
+        if system == BARE or not {(cell, each, figure) for each in (system, BARE)} <= results.values.keys():
             return "–"
         return spread(results.ratios(cell, figure, system, BARE))
 
@@ -121,9 +121,10 @@ def plot(results: Results) -> str:
     return chart("Calls a second, medians", "calls in flight", "calls/s", lines, by_magnitude=True)
 
 
-def publish(results: Results, systems: Sequence[str], rounds: int, seconds: float, idle: str) -> None:
+def publish(results: Results, systems: Sequence[str], seconds: float, idle: str) -> None:
     """Write the page and its plot."""
     others = results.others
+    rounds = " to ".join(str(each) for each in sorted({min(results.rounds), max(results.rounds)}))
     noise = f"{statistics.median(others):.2f} of {os.cpu_count()} cores (at most {max(others):.2f})" if others else "–"
     intro = (
         f"Written by `make bench`: {rounds} rounds, {seconds / 60:.0f} minutes, {os.cpu_count()} cores, Python "

@@ -29,9 +29,9 @@ class Failed(Exception):
 class _Side:
     """One process, and those that it started: they are a process group."""
 
-    def __init__(self, system: str, side: str, addresses: Sequence[str]) -> None:
+    def __init__(self, worker: str, system: str, side: str, addresses: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.worker", system, side, "--address", *addresses],
+            [sys.executable, "-m", worker, system, side, "--address", *addresses],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -102,6 +102,10 @@ class Sides:
         self._servers, self._client = servers, client
         self.addresses = addresses
 
+    def tell(self, **order: Any) -> dict[str, Any]:
+        """Let the client do something; its answer."""
+        return self._client.tell(order)
+
     def play(self, do: str, seconds: float, in_flight: int) -> Result:
         """Let the client do something. With the CPU seconds of both, and the cores that anything else kept busy."""
         before = self._clocks()
@@ -115,12 +119,14 @@ class Sides:
 
 
 @contextlib.contextmanager
-def opened(system: str, servers: int, client: bool = True) -> Iterator[Sides]:
-    """A system, running. Raises Failed."""
+def opened(
+    system: str, servers: int = 1, client: bool = True, worker: str = f"{__package__}.worker"
+) -> Iterator[Sides]:
+    """A system, running. worker: the module that is each of its processes. Raises Failed."""
     with contextlib.ExitStack() as stack:
 
         def start(side: str, addresses: Sequence[str]) -> _Side:
-            process = _Side(system, side, addresses)
+            process = _Side(worker, system, side, addresses)
             stack.callback(process.close)
             return process
 
