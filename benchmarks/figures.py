@@ -13,7 +13,8 @@ __all__ = ["Measured", "chart", "put", "table"]
 
 # Student's t for 95 % of both sides, by degrees of freedom.
 _T: Final = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-_COLORS: Final = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#7f7f7f", "#e377c2", "#17becf")
+_COLORS: Final = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#7f7f7f", "#e377c2", "#17becf",
+           "#bcbd22", "#ff7f0e", "#000000")  # fmt: skip
 
 
 @dataclass(frozen=True)

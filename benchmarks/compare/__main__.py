@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -57,24 +58,19 @@ def main() -> None:
     seconds = time.monotonic() - began
     if given.save:
         kept = {"values": [[key, each] for key, each in results.values.items()], "left_out": results.left_out}
-        kept |= {
-            "others": results.others,
-            "systems": systems,
-            "rounds": results.rounds,
-            "seconds": seconds,
-            "idle": at_rest,
-        }
+        kept |= {"others": results.others, "rounds": results.rounds}
+        kept |= {"systems": systems, "seconds": seconds, "idle": at_rest}
         given.save.write_text(json.dumps(kept), encoding="utf-8")
     page.publish(results, systems, seconds, at_rest)
     show(results)
 
 
 def show(results: Results) -> None:
-    """On the terminal: for people, and in the end JSON with the medians of the ratios to bare."""
+    """On the terminal: for people, and in the end JSON of what the marks are of."""
     print(re.sub(r"[*#]{2,}", "", "\n\n".join([*page.tables(results), page.marks(results)])))
     for system, why in results.left_out.items():
         print(f"{system} is left out: {why}", file=sys.stderr)
-    print(json.dumps({"wrong": sum(sum(v) for (_, _, f), v in results.values.items() if f == "wrong")}))
+    print(json.dumps({mark.says: statistics.median(values) for mark, values in page.judged(results) if values}))
     sys.exit(1 if results.left_out else 0)
 
 

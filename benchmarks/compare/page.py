@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ..figures import chart, put, table
-from .marks import MARKS, spread
+from .marks import MARKS, Mark, spread
 from .scenarios import SCENARIOS, Results
 from .sides import ROOT
 from .systems import BARE, SYSTEMS
 
-__all__ = ["PAGE", "marks", "publish", "tables"]
+__all__ = ["PAGE", "judged", "marks", "publish", "tables"]
 
 PAGE = ROOT / "docs" / "performance.md"
 PLOT = "performance-throughput.svg"
@@ -21,15 +21,20 @@ _THROUGHPUT = {name: cell.in_flight for name, cell in SCENARIOS["throughput"].ce
 Column = Callable[[str], str]  # what a table says of a system
 
 
+def judged(results: Results) -> Iterator[tuple[Mark, Sequence[float]]]:
+    """Every mark, with a value a round; none where it was not measured."""
+    for mark in MARKS:
+        try:
+            yield mark, mark.of(results)
+        except KeyError:
+            yield mark, ()
+
+
 def marks(results: Results) -> str:
     """Every mark, what was measured, and whether it is met. Marks of what was not measured say so."""
     rows: list[list[object]] = []
     reasons = []
-    for mark in MARKS:
-        try:
-            values = mark.of(results)
-        except KeyError:
-            values = []
+    for mark, values in judged(results):
         met = bool(values) and mark.met(values)
         verdict = "met" if met else "**missed**" if values else "not measured"
         rows.append([mark.says, mark.bound, spread(values) if values else "", verdict])
