@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,6 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import zmesh
+from zmesh.cli import _bare
 from zmesh.cli import _json as cli_json
 from zmesh.cli import bench as cli_bench
 from zmesh.cli._bench import Level
@@ -534,17 +537,31 @@ def test_bench_prints_what_there_is_on_ctrl_c(served: Served, monkeypatch: pytes
 def test_bench_between_two_processes() -> None:
     result = here("bench", "-n", "1", "-n", "8", "--seconds", "0.1", "--json")
     assert result.exit_code == 0, result.output
-    assert [list(level["nodes"]) for level in json.loads(result.stdout)] == [["bench"], ["bench"]]
+    levels = json.loads(result.stdout)
+    assert [list(level["nodes"]) for level in levels] == [["bench"], ["bench"]]
+    assert all(level["bare_calls_per_second"] > 0 for level in levels)
+
+
+def test_bench_does_not_wait_for_the_bare_loop_on_ctrl_c() -> None:
+    async def measured() -> float:
+        stop = threading.Event()
+        stop.set()
+        async with _bare.opened() as address:
+            return _bare.rate(address, "text", 3, 3600.0, stop)
+
+    assert asyncio.run(measured()) > 0
 
 
 def test_bench_shows_the_share_of_each_node(capsys: pytest.CaptureFixture[str]) -> None:
     level = Level(1000, seconds=2.0)
     level.latencies.extend([0.001] * 3 + [0.25])
     level.nodes.update({"a": 3, "b": 1})
+    level.bare = 4.0
     cli_bench.echo([level])
+    latencies = ["P50", "P90", "P99", "P99.9", "WORST"]
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["IN", "FLIGHT", "CALLS", "CALLS/S", "P50", "P90", "P99", "P99.9", "WORST", "ERRORS"],
-        ["1,000", "4", "2", "1,000", "µs", "250.0", "ms", "250.0", "ms", "250.0", "ms", "250.0", "ms", "0"],
+        ["IN", "FLIGHT", "CALLS", "CALLS/S", *latencies, "ERRORS", "BARE", "CALLS/S", "OF", "BARE"],
+        ["1,000", "4", "2", "1,000", "µs", *["250.0", "ms"] * 4, "0", "4", "0.50"],
         [],
         ["NODE", "1,000", "IN", "FLIGHT"],
         ["a", "75.0", "%"],

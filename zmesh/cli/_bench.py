@@ -38,6 +38,7 @@ class Level:
     nodes: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     example: str = ""  # the first error
+    bare: float | None = None  # calls per second of the loop that it is shown beside
 
     @property
     def calls(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,7 @@ import click
 
 import zmesh
 
+from . import _bare
 from ._bench import Echo, Level, measure, percentile
 from ._json import to_json
 from ._options import (
@@ -88,6 +90,9 @@ def command(
 ) -> None:
     """Measure latency and calls/s: of a method of the mesh, or without one between two processes of this machine.
 
+    Those two talk by tcp; BARE is a ROUTER/DEALER loop of one thread on each side, with one message a call and nothing
+    else: no deadlines, no types, no second try.
+
     A method is called with the same arguments all the time, by this one process, as fast as the calls in flight let it.
     That may cost others what they need, so it begins with few. A method that is not idempotent is refused without
     --yes: each call may change something. VALUE is written as for 'zmesh call'.
@@ -125,7 +130,8 @@ class _Bench:
         self._calls = calls
         self._shown = shown and sys.stderr.isatty()
 
-    async def run(self, levels: Sequence[int], call: Call) -> None:
+    async def run(self, levels: Sequence[int], call: Call, beside: str | None = None) -> None:
+        """beside: the address of a bare loop, which is measured after each level."""
         with self._bar(len(levels)) as advance:
             for number, in_flight in enumerate(levels):
                 level = Level(in_flight)
@@ -133,8 +139,17 @@ class _Bench:
                 drawing = asyncio.create_task(self._draw(advance, number, level))
                 try:
                     await measure(level, call, self._seconds, self._calls)
+                    if beside is not None:
+                        level.bare = await self._beside(beside, in_flight)
                 finally:
                     drawing.cancel()
+
+    async def _beside(self, address: str, in_flight: int) -> float:
+        stop = threading.Event()
+        try:
+            return await asyncio.to_thread(_bare.rate, address, _TEXT, in_flight, self._seconds, stop)
+        finally:
+            stop.set()
 
     async def _draw(self, advance: Callable[[float, str], None], number: int, level: Level) -> None:
         loop = asyncio.get_running_loop()
@@ -181,10 +196,13 @@ async def _alone(bench: _Bench, levels: Sequence[int]) -> None:
             await process.start()
         except RuntimeError as error:
             raise Failed(str(error)) from error
-        async with zmesh.Node(mesh=mesh, peers=[process.address], discovery=None) as node:
+        async with (
+            _bare.opened() as beside,
+            zmesh.Node(mesh=mesh, peers=[process.address], discovery=None, config=zmesh.Config(ipc=False)) as node,
+        ):
             client = node.client(Echo)
             await measure(Level(1), lambda: client.echo(_TEXT), _WARM_UP, None)
-            await bench.run(levels, lambda: client.echo(_TEXT))
+            await bench.run(levels, lambda: client.echo(_TEXT), beside)
     finally:
         await process.stop()
 
@@ -226,6 +244,7 @@ def _plain(level: Level) -> dict[str, Any]:
         "worst": ordered[-1] if ordered else None,
         "nodes": dict(level.nodes),
         "errors": dict(level.errors),
+        **({} if level.bare is None else {"bare_calls_per_second": level.bare}),
     }
 
 
@@ -234,13 +253,17 @@ def echo(levels: list[Level]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("IN FLIGHT", "CALLS", "CALLS/S", *(f"P{p:g}" for p in _PERCENTILES), "WORST", "ERRORS"):
+    beside = any(level.bare for level in levels)
+    headings = ["IN FLIGHT", "CALLS", "CALLS/S", *(f"P{p:g}" for p in _PERCENTILES), "WORST", "ERRORS"]
+    for heading in [*headings, *(["BARE CALLS/S", "OF BARE"] if beside else [])]:
         table.add_column(heading, justify="right")
     for level in levels:
         ordered = sorted(level.latencies)
         latencies = [percentile(ordered, p) for p in (*_PERCENTILES, 100.0)]
         errors = ", ".join(f"{count} {code}" for code, count in level.errors.most_common())
-        row = (f"{level.in_flight:,}", f"{level.calls:,}", f"{level.rate:,.0f}", *map(_time, latencies), errors or "0")
+        row = [f"{level.in_flight:,}", f"{level.calls:,}", f"{level.rate:,.0f}", *map(_time, latencies), errors or "0"]
+        if level.bare:
+            row += [f"{level.bare:,.0f}", f"{level.rate / level.bare:.2f}"]
         table.add_row(*row, style="red" if level.errors else "")
     out = console()
     out.print(table)
