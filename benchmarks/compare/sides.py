@@ -31,7 +31,7 @@ class _Side:
 
     def __init__(self, worker: str, system: str, side: str, addresses: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", worker, system, side, "--address", *addresses],
+            [sys.executable, "-m", worker, system, side, *(["--address", *addresses] if addresses else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -22,11 +22,24 @@ from typing import Any
 from .clients import Awaiting, Blocking
 from .systems import SYSTEMS
 
-__all__ = ["free_port", "ready", "run"]
+__all__ = ["answer", "free_port", "order", "ready", "run"]
 
 
 def ready(address: str = "") -> None:
     print(f"READY {address}", flush=True)
+
+
+def order() -> dict[str, Any]:
+    """What the parent wants next. Ends the process where there is no parent any more."""
+    line = sys.stdin.readline()
+    if not line:
+        os._exit(0)
+    told: dict[str, Any] = json.loads(line)
+    return told
+
+
+def answer(found: dict[str, Any]) -> None:
+    print(json.dumps(found), flush=True)
 
 
 def free_port() -> int:
@@ -59,9 +72,9 @@ def end_with_parent() -> None:
 def obey_blocking(client: Blocking, addresses: list[str]) -> None:
     client.open(addresses)
     ready()
-    for line in sys.stdin:
-        order = json.loads(line)
-        print(json.dumps(getattr(client, order.pop("do"))(**order)), flush=True)
+    while True:
+        told = order()
+        answer(getattr(client, told.pop("do"))(**told))
 
 
 async def obey(client: Awaiting, addresses: list[str]) -> None:
@@ -69,10 +82,9 @@ async def obey(client: Awaiting, addresses: list[str]) -> None:
     ready()
     loop = asyncio.get_running_loop()
     # A thread reads, so that connections live on while another system is measured.
-    while line := await loop.run_in_executor(None, sys.stdin.readline):
-        order = json.loads(line)
-        print(json.dumps(await getattr(client, order.pop("do"))(**order)), flush=True)
-    os._exit(0)
+    while True:
+        told = await loop.run_in_executor(None, order)
+        answer(await getattr(client, told.pop("do"))(**told))
 
 
 def main() -> None:
