@@ -139,8 +139,8 @@ def test_every_mark_is_of_what_is_played() -> None:
     for mark in MARKS:
         assert len(mark.of(results)) == 1, mark.says
         assert (mark.at_least is None) != (mark.at_most is None), mark.says
-    assert "not measured" not in page.marks(results)
-    assert page.marks(results_of(bare=[1.0], zmesh=[0.8])).count("**missed**") == 1
+    assert "not measured" not in page.marks(page.judged(results))
+    assert page.marks(page.judged(results_of(bare=[1.0], zmesh=[0.8]))).count("**missed**") == 1
 
 
 def test_the_page_has_what_was_measured_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def main() -> None:
 
 def show(results: Results) -> None:
     """On the terminal: for people, and in the end JSON of what the marks are of."""
-    print(re.sub(r"[*#]{2,}", "", "\n\n".join([*page.tables(results), page.marks(results)])))
+    print(re.sub(r"[*#]{2,}", "", "\n\n".join([*page.tables(results), page.marks(page.judged(results))])))
     for system, why in results.left_out.items():
         print(f"{system} is left out: {why}", file=sys.stderr)
     print(json.dumps({mark.says: statistics.median(values) for mark, values in page.judged(results) if values}))

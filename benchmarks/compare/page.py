@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..figures import chart, put, table
 from .marks import MARKS, Mark, spread
@@ -30,11 +30,11 @@ def judged(results: Results) -> Iterator[tuple[Mark, Sequence[float]]]:
             yield mark, ()
 
 
-def marks(results: Results) -> str:
+def marks(found: Iterable[tuple[Mark, Sequence[float]]]) -> str:
     """Every mark, what was measured, and whether it is met. Marks of what was not measured say so."""
     rows: list[list[object]] = []
     reasons = []
-    for mark, values in judged(results):
+    for mark, values in found:
         met = bool(values) and mark.met(values)
         verdict = "met" if met else "**missed**" if values else "not measured"
         rows.append([mark.says, mark.bound, spread(values) if values else "", verdict])
@@ -141,5 +141,14 @@ def publish(results: Results, systems: Sequence[str], seconds: float, idle: str)
     if where is not None:
         parts.insert(where + 1, f"![calls/s by calls in flight]({PLOT})")
         (PAGE.parent / PLOT).write_text(plot(results), encoding="utf-8")
-    text = [intro, "### Marks", marks(results), *parts, "### Idle", idle, "### The systems", about(results, systems)]
+    text = [
+        intro,
+        "### Marks",
+        marks(judged(results)),
+        *parts,
+        "### Idle",
+        idle,
+        "### The systems",
+        about(results, systems),
+    ]
     put(PAGE, "bench", "\n\n".join(each for each in text if each))
