@@ -121,6 +121,20 @@ def run(main: Callable[[zmesh.testing.Mesh], Any]) -> None:
     zmesh.testing.run(main)
 
 
+def test_calls_that_travel_as_one_message_need_permission_too(ring: Ring) -> None:
+    async def main(mesh: zmesh.testing.Mesh) -> None:
+        client = await start(mesh, ring, boss := Boss())
+        bob, alice = await client("bob"), await client("alice")
+        sign = bob.client(Boss).sign
+        refusals = await asyncio.gather(*(sign(str(number)) for number in range(12)), return_exceptions=True)
+        assert {type(refusal) for refusal in refusals} == {zmesh.PermissionDenied}
+        assert not boss.ran
+        papers = [str(number) for number in range(12)]
+        assert await asyncio.gather(*map(alice.client(Boss).sign, papers)) == papers
+
+    run(main)
+
+
 def test_who_may_is_served_and_known_by_its_key(ring: Ring) -> None:
     async def main(mesh: zmesh.testing.Mesh) -> None:
         client = await start(mesh, ring, boss := Boss())
