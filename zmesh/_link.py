@@ -142,6 +142,7 @@ class Link:
         self._last_received: int | None = None
         self._queue_clock = QueueClock()
         self._born = self._heard = self._busy_since = self._time()
+        self._given_up = float("-inf")  # when the first call began that was given up since `_heard`, if one was
         self._pinged: tuple[int, float] = (0, 0.0)
         self.full = False  # whether the peer does not read: what can wait does
         self.owes_report = False  # answers leave, and with them a report, unless one left a moment ago
@@ -184,7 +185,10 @@ class Link:
 
     def cancel(self, number: int) -> None:
         """Give up a call of ours; an answer that still comes is ignored."""
-        if self.pending.pop(number, None) is not None:
+        attempt = self.pending.pop(number, None)
+        if attempt is not None:
+            if self._given_up <= self._heard:
+                self._given_up = attempt.started
             self.post([m.CANCEL, number])
 
     def reply(self, number: int, value: object, metadata: Mapping[str, str | bytes] | None, buffers: bool) -> None:
@@ -253,14 +257,18 @@ class Link:
                 self._end("no HELLO within the handshake's time: no zmesh node, or one that does not answer")
             return
         quiet = now - self._heard
-        busy = self.pending or self.running
+        # That a call was given up since we last heard of the peer, for a hedge's answer or at its deadline, is no answer:
+        # else a node that hangs would never be suspect where all calls are short-lived.
+        ignored = self._given_up > self._heard
+        busy = self.pending or self.running or ignored
         interval = config.heartbeat if busy else config.idle_heartbeat * (1 if self.dialed else 2)
         number, when = self._pinged
         if quiet >= interval and now - when >= interval:
             self._pinged = ((number + 1) & LIMIT, now)
             self.post([m.HEARTBEAT, self._pinged[0], None, self._owner.report(self)])
-        silent = now - max(self._heard, self._busy_since)
-        if self.pending and not self.suspected and silent >= config.suspect_after:
+        waits_since = min(self._busy_since, self._given_up) if ignored else self._busy_since
+        silent = now - max(self._heard, waits_since)
+        if (self.pending or ignored) and not self.suspected and silent >= config.suspect_after:
             self.suspected = True
             self._owner.link_silent(self)
 
