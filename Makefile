@@ -34,8 +34,8 @@ soak: $(READY)  ## 2,000 simulated runs with calls and streams of every kind und
 bugs: $(READY)  ## put each kept bug in, and see the soak catch it
 	$(BIN)/python -m tests.bugs
 
-faults: $(READY)  ## root: kill, cut and stop servers under load, between network namespaces
-	$(BIN)/python -m benchmarks.faults
+faults: $(READY)  ## root: every kind of fault under load, restarts and a deploy, between network namespaces; ARGS=--write: the table into docs
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 uneven: $(READY)  ## root: two of four servers ten times slower
 	$(BIN)/python -m benchmarks.uneven
