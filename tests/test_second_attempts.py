@@ -68,7 +68,7 @@ async def test_who_comes_later_is_tried(mesh: Mesh) -> None:
 @zmesh.testing.simulated(seeds=range(3))
 async def test_a_peer_that_hangs_is_suspect_though_no_call_stays_with_it(mesh: Mesh, options: dict[str, float]) -> None:
     hosts = {name: await mesh.start(Slow(name, []), name=name) for name in "ab"}
-    client = await mesh.start()
+    client = await mesh.start(balance="round_robin")
     slow = client.node.client(Slow)
     for _ in range(10):
         await client.run(slow.work(0.0))
