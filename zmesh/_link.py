@@ -249,6 +249,12 @@ class Link:
         self._busy_since = max(self._busy_since, now)
         self._born = max(self._born, now)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the peer owes us a word. That a call was given up since we last heard of it, for a hedge's answer or at
+        its deadline, is none: else a node that hangs would never be suspect where no call stays with it."""
+        return bool(self.pending) or self._given_up > self._heard
+
     def tick(self, now: float) -> None:
         """Judge silence; ping where it is quiet. Called some times per heartbeat."""
         config = self._config
@@ -257,18 +263,14 @@ class Link:
                 self._end("no HELLO within the handshake's time: no zmesh node, or one that does not answer")
             return
         quiet = now - self._heard
-        # That a call was given up since we last heard of the peer, for a hedge's answer or at its deadline, is no answer:
-        # else a node that hangs would never be suspect where all calls are short-lived.
-        ignored = self._given_up > self._heard
-        busy = self.pending or self.running or ignored
-        interval = config.heartbeat if busy else config.idle_heartbeat * (1 if self.dialed else 2)
+        waits = self.waits
+        interval = config.heartbeat if waits or self.running else config.idle_heartbeat * (1 if self.dialed else 2)
         number, when = self._pinged
         if quiet >= interval and now - when >= interval:
             self._pinged = ((number + 1) & LIMIT, now)
             self.post([m.HEARTBEAT, self._pinged[0], None, self._owner.report(self)])
-        waits_since = min(self._busy_since, self._given_up) if ignored else self._busy_since
-        silent = now - max(self._heard, waits_since)
-        if (self.pending or ignored) and not self.suspected and silent >= config.suspect_after:
+        since = self._busy_since if self._given_up <= self._heard else min(self._busy_since, self._given_up)
+        if waits and not self.suspected and now - max(self._heard, since) >= config.suspect_after:
             self.suspected = True
             self._owner.link_silent(self)
 
