@@ -37,8 +37,8 @@ bugs: $(READY)  ## put each kept bug in, and see the soak catch it
 faults: $(READY)  ## root: every kind of fault under load, restarts and a deploy, between network namespaces; ARGS=--write: the table into docs
 	$(BIN)/python -m benchmarks.faults $(ARGS)
 
-uneven: $(READY)  ## root: two of four servers ten times slower
-	$(BIN)/python -m benchmarks.uneven
+uneven: $(READY)  ## root: two of four servers ten times slower, beside the fewest-outstanding reference
+	$(BIN)/python -m benchmarks.uneven $(ARGS)
 
 floor: $(READY)  ## latency and calls/s beside a bare ROUTER/DEALER loop
 	$(BIN)/python -m benchmarks.floor
