@@ -251,8 +251,8 @@ class Link:
 
     @property
     def waits(self) -> bool:
-        """Whether the peer owes us a word. That a call was given up since we last heard of it, for a hedge's answer or at
-        its deadline, is none: else a node that hangs would never be suspect where no call stays with it."""
+        """Whether the peer owes us a word. That a call was given up since we last heard of it, for a hedge's answer or
+        at its deadline, is none: else a node that hangs would never be suspect where no call stays with it."""
         return bool(self.pending) or self._given_up > self._heard
 
     def tick(self, now: float) -> None:

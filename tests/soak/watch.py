@@ -1,5 +1,6 @@
 """What the calling half of a node does with its peers, seen from outside and held against the rules: who may be chosen,
-what ejects, and how many attempts a budget allows. The counts here are kept apart from those that the rules go by."""
+who may wait, what ejects, and how many attempts a budget allows. The counts here are kept apart from those that the
+rules go by."""
 
 from __future__ import annotations
 
@@ -58,6 +59,7 @@ class Watch:
             (self._client, "begin", self._see_begin),
             (self._client, "_attempt", self._see_attempt),
             (self._client, "_second", self._see_second),
+            (self._client, "_park", self._see_park),
             (self._hub, "reply_received", self._see_reply),
             (self._members, "failed", self._see_failed),
         ):
@@ -88,6 +90,13 @@ class Watch:
             self.counts["attempts"] += 1
             if not before:
                 self.chosen.append((call, member))
+
+    def _see_park(self, inner: Any, call: Any) -> None:
+        if call.selection is None and not call.avoid and not call.owes:
+            able = [each.name for each in self._standing(call.target.service) if each.link.usable]
+            if able:
+                self.complain(f"lets a call wait though {able} could take it", call.target.path)
+        inner(call)
 
     def _see_reply(self, inner: Any, link: Any, attempt: Any, message: Any, now: float) -> None:
         before = attempt.member.health.successes
@@ -128,17 +137,24 @@ class Watch:
             self.counts["probes"] += 1
             return
         target = call.target
-        standing = [
-            each for each in self._members._peers.values()
-            if each.link is not None and each.state in (State.ALIVE, State.SUSPECT) and each.hello is not None
-            and any(offer.name == target.service for offer in each.hello.services)
-        ]  # fmt: skip
+        standing = self._standing(target.service)
         well = sum(each.state is State.ALIVE and each.health.state is Wellness.HEALTHY for each in standing)
         if PANIC * len(standing) > well:
             self.counts["in panic"] += 1
             return
         what = f"{target.path}: {member.name} is {member.state.value} and {health.state.value}"
         self.complain(f"called one that it should spare, with {well} of {len(standing)} well", what)
+
+    def _standing(self, service: str) -> list[Any]:
+        """Who has a link and offers the service, well or not."""
+        return [
+            each
+            for each in self._members._peers.values()
+            if each.link is not None
+            and each.state in (State.ALIVE, State.SUSPECT)
+            and each.hello is not None
+            and any(offer.name == service for offer in each.hello.services)
+        ]
 
     def judge_budgets(self, *, retries: bool) -> None:
         """Attempts are bounded by the budgets. retries: whether each one was for a refusal, which has to be paid."""
@@ -172,6 +188,6 @@ class Watch:
 
 
 def _allowed(share: float, floor: float, calls: int, seconds: float) -> float:
-    """At the most: what time gives, with ten seconds of it at once in the beginning; or the share of the calls, where in
-    some steps time gave more."""
+    """At the most: what time gives, with ten seconds of it at once in the beginning; or the share of the calls, where
+    in some steps time gave more."""
     return max(floor * (Budget.WINDOW + seconds), share * calls + floor * seconds) + 1.0
