@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak bugs faults floor beside-stream imports idle uneven test-all lab clean
+.PHONY: demo test check lint types docs examples soak soak-policies bugs faults floor beside-stream imports idle uneven test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -30,6 +30,9 @@ examples: $(READY)
 
 soak: $(READY)  ## 2,000 simulated runs with calls and streams of every kind under random faults, each from its own seed
 	$(BIN)/python -m tests.soak --seeds 0:2000
+
+soak-policies: $(READY)  ## 10,000 shorter ones over all balancing policies: ejection, panic, budgets, hedges, priorities, turns, keys
+	$(BIN)/python -m tests.soak --mix policies --seeds 0:10000
 
 bugs: $(READY)  ## put each kept bug in, and see the soak catch it
 	$(BIN)/python -m tests.bugs
