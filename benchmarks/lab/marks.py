@@ -169,6 +169,12 @@ def _marks() -> Iterator[Mark]:
             _figure(f"overload_{factor:g}", "goodput"),
             at_least=bound,
         )
+    for factor in (2.0, 5.0):
+        yield Mark(
+            f"{factor:g} times the tasks of two calls: tasks done, of what can be",
+            _figure(f"tasks_{factor:g}", "tasks"),
+            at_least=0.8,
+        )
     yield Mark("5 times overload for 5 s: seconds until the last call failed", _figure("spike", "recovery"), 2.0)
     yield Mark(
         "retry storm, all refuse: attempts for a call",
