@@ -169,11 +169,10 @@ class Health:
             changed = True
         else:
             changed = False
-        if self._exceptions or self._in_a_row:
+        self._in_a_row = self._refusals = 0
+        if self._exceptions:
             self._exceptions -= self._exceptions * EXCEPTION
-            self._in_a_row = 0
             self._weigh(now)
-        self._refusals = 0
         self.troubled = self._exceptions > 0.0
         return changed
 
@@ -185,7 +184,6 @@ class Health:
         self._in_a_row += 1
         self._refusals = 0
         self.troubled = True
-        self._weigh(now)
         if self.state is not State.HEALTHY:
             return self._follow(Event.FAILURE, now, f"its probe failed: {why}")
         failures = self._failures.total(now)
@@ -273,7 +271,6 @@ class Health:
             if self._exceptions < EXCEPTION / 4.0:
                 self._exceptions = 0.0
             weight *= 1.0 - self._exceptions
-        weight /= 1.0 + self._in_a_row
         self._weighed = now
         self.weight = max(weight, LEAST_WEIGHT)
         self.unsettled = self.state is not State.HEALTHY or self._exceptions > 0.0 or self._warm_since is not None
