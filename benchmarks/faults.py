@@ -147,11 +147,17 @@ def row(name: str, loads: list[faults.Load]) -> list[str]:
         str(sum(len(load.failed) for load in loads)),
         f"{percentile(answered, 99):.0f}",
         f"{max(answered):.0f}",
-        times([fault.suspect for fault in happened]),
-        times([fault.dead for fault in happened]),
+        times([fault.suspect for fault in happened]) if KINDS[name].suspect else suspected(loads),
+        times([fault.dead for fault in happened]) if KINDS[name].dead else "–",
         str(sum(len(load.false_deaths) for load in loads)),
         f"{sum(load.attempts for load in loads) / len(loads):.4f}",
     ]
+
+
+def suspected(loads: list[faults.Load]) -> str:
+    """How often somebody was, where nobody needs to be: a suspect is only spared until it is heard again."""
+    count = sum(one.state == "suspect" for load in loads for one in load.report.seen)
+    return f"({count} suspicion{'' if count == 1 else 's'})"
 
 
 def times(seconds: list[float | None]) -> str:

@@ -134,5 +134,6 @@ SINGLE: Final[dict[str, Sequence[Play]]] = {
 
 
 def end_of(plays: Sequence[Play]) -> float:
-    """Seconds of load that show a scenario and what comes after it."""
-    return AFTER + max(play.at if play.until == math.inf else play.until for play in plays)
+    """Seconds of load that show a scenario and what comes after it; a busy machine takes some to start a process."""
+    starts = any(play.kind == "restart" for play in plays)
+    return (2.0 if starts else 1.0) * AFTER + max(play.at if play.until == math.inf else play.until for play in plays)
