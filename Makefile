@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak soak-policies bugs faults floor beside-stream imports idle uneven test-all lab clean
+.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults floor curve beside-stream imports idle uneven test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -34,6 +34,11 @@ soak: $(READY)  ## 2,000 simulated runs with calls and streams of every kind und
 soak-policies: $(READY)  ## 10,000 shorter ones over all balancing policies: ejection, panic, budgets, hedges, priorities, turns, keys
 	$(BIN)/python -m tests.soak --mix policies --seeds 0:10000
 
+fuzz: $(READY)  ## 1,000,000 inputs to the decoder, guided by coverage; 20,000 hostile ones to a node over sockets
+	$(BIN)/python -m pip install --quiet --group fuzz
+	$(BIN)/python -m tests.fuzz.decoder --inputs 1000000
+	$(BIN)/python -m tests.fuzz.sockets --inputs 20000
+
 bugs: $(READY)  ## put each kept bug in, and see the soak catch it
 	$(BIN)/python -m tests.bugs
 
@@ -45,6 +50,9 @@ uneven: $(READY)  ## root: two of four servers ten times slower, beside the fewe
 
 floor: $(READY)  ## latency and calls/s beside a bare ROUTER/DEALER loop
 	$(BIN)/python -m benchmarks.floor
+
+curve: $(READY)  ## latency and calls/s with CURVE on and off, beside bare sockets with CURVE on and off
+	$(BIN)/python -m benchmarks.curve $(ARGS)
 
 beside-stream: $(READY)  ## unary latency on a link whose stream is read slowly, and without it
 	$(BIN)/python -m benchmarks.beside_stream

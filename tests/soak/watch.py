@@ -61,6 +61,8 @@ class Watch:
             (self._client, "_second", self._see_second),
             (self._client, "_park", self._see_park),
             (self._hub, "reply_received", self._see_reply),
+            (self._client, "replied", self._see_reply),  # as one of several
+            (self._client, "_answered", self._see_answers),
             (self._members, "failed", self._see_failed),
         ):
             setattr(target, name, functools.partial(see, getattr(target, name)))
@@ -80,12 +82,12 @@ class Watch:
         if call.tries > before:
             self.counts["hedges" if hedge else "second attempts"] += 1
 
-    def _see_attempt(self, inner: Any, call: Any, member: Any, now: float) -> None:
+    def _see_attempt(self, inner: Any, call: Any, member: Any, link: Any, now: float) -> None:
         self._judge_choice(call, member, now)
         if any(attempt.member is member for attempt in call.attempts):
             self.complain("has two attempts at one peer", f"{call.target.path} at {member.name}")
         before = call.tries
-        inner(call, member, now)
+        inner(call, member, link, now)
         if call.tries > before:
             self.counts["attempts"] += 1
             if not before:
@@ -107,6 +109,12 @@ class Watch:
             answers.successes.append(now)
             if attempt.member.health.state is Wellness.HEALTHY and attempt.member.health.since == now:
                 self._answers[attempt.member] = Answers()  # it came back
+
+    def _see_answers(self, inner: Any, member: Any, target: Any, calls: int, starts: float, now: float) -> None:
+        inner(member, target, calls, starts, now)
+        answers = self._answers.setdefault(member, Answers())
+        answers.in_a_row = 0
+        answers.successes.extend([now] * calls)
 
     def _see_failed(self, inner: Any, member: Any, why: str, started: float, now: float) -> bool:
         health = member.health

@@ -41,6 +41,7 @@ __all__ = ["command", "load_service"]
     show_default=True,
     help="How the calls of its own handlers are spread.",
 )
+@click.option("--permissions", metavar="FILE", help="Who may call what; all else is denied. [env: ZMESH_PERMISSIONS]")
 @click.option("-v", "--verbose", is_flag=True, help="Log on stderr what happens to links and peers.")
 @place_options
 def command(
