@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults floor curve beside-stream imports idle uneven test-all lab clean
+.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults bench floor curve beside-stream imports idle uneven test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -48,8 +48,12 @@ faults: $(READY)  ## root: every kind of fault under load, restarts and a deploy
 uneven: $(READY)  ## root: two of four servers ten times slower, beside the fewest-outstanding reference
 	$(BIN)/python -m benchmarks.uneven $(ARGS)
 
-floor: $(READY)  ## latency and calls/s beside a bare ROUTER/DEALER loop
-	$(BIN)/python -m benchmarks.floor
+bench: $(READY)  ## zmesh beside a bare ROUTER/DEALER loop and other libraries, and write docs/performance.md; ARGS=--quick: a moment of it
+	-case "$(ARGS)" in *--quick*|*--load*) ;; *) $(BIN)/python -m pip install --quiet --group benchmark ;; esac
+	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+floor: $(READY)  ## only latency and calls in flight, beside a bare ROUTER/DEALER loop
+	$(BIN)/python -m benchmarks.compare --only latency throughput $(ARGS)
 
 curve: $(READY)  ## latency and calls/s with CURVE on and off, beside bare sockets with CURVE on and off
 	$(BIN)/python -m benchmarks.curve $(ARGS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from zmesh._core.subset import nearest
 
-from .figures import Measured
+from ..figures import Measured
 from .play import SERVICE_TIME, Outcome
 from .scenarios import FAST
 
@@ -148,7 +148,7 @@ def _marks() -> Iterator[Mark]:
         "one fails fast: calls it gets of each caller until ejected",
         _figure("fails_unavailable", "early"),
         5.0,
-        why="five failures in a row eject, and some calls were on their way already. Half the weight after each failure "
+        why="five failures in a row eject, and some calls were on their way already. Less weight after each failure "
         "made it 4.1; but with little load one failure then kept a node out, and no probe brought it back",
     )
     yield Mark("one fails fast: its share of 10 s, of a fair one", _figure("fails_unavailable", "share"), 2.0)
