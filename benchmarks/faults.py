@@ -27,6 +27,8 @@ from tests.net.kinds import KINDS, SINGLE, end_of
 from tests.net.namespaces import Network, lacking
 from tests.net.test_faults_net import losses_explained
 
+from .figures import put
+
 PAGE: Final = Path(__file__).parents[1] / "docs" / "failover.md"
 P99_MS: Final = 600.0
 HEDGE_AFTER: Final = 0.03  # seconds: some four times what a call takes
@@ -169,15 +171,6 @@ def times(seconds: list[float | None]) -> str:
     return text if len(known) == len(seconds) else f"{text}, {len(known)} times of {len(seconds)}"
 
 
-def write(text: str) -> None:
-    """Put the table into its place on the page."""
-    before, opening, rest = PAGE.read_text(encoding="utf-8").partition("<!-- faults -->\n")
-    _, ending, after = rest.partition("<!-- end of faults -->")
-    if not opening or not ending:
-        sys.exit(f"{PAGE.name} has no place for the table of faults")
-    PAGE.write_text(f"{before}{opening}\n{text}\n\n{ending}{after}", encoding="utf-8")
-
-
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("parts", nargs="*", metavar="PART", help="see above")
@@ -197,7 +190,7 @@ def main() -> None:
         text = f"Written by `make faults ARGS=--write`, {rounds}.\n\n{text}"
         print(text, flush=True)
         if given.write:
-            write(text)
+            put(PAGE, "faults", text)
     for _ in range(given.rounds):
         for part in parts:
             if part != "table":
