@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -67,6 +68,16 @@ class Cruncher(zmesh.Service):
         Path(pid).write_text(str(os.getpid()))
         time.sleep(600)
 
+    @zmesh.rpc(idempotent=True)
+    def here(self, log: str = "") -> int:
+        if log:
+            print(log)
+        return os.getpid()
+
     @zmesh.rpc
-    def here(self) -> int:
+    async def wait_for(self, begun: str, go: str) -> int:
+        """Make one file, wait until there is another."""
+        Path(begun).touch()  # noqa: ASYNC240
+        while not Path(go).exists():  # noqa: ASYNC240
+            await asyncio.sleep(0.01)
         return os.getpid()

@@ -103,7 +103,10 @@ def test_handlers_in_processes(tmp_path: Path) -> None:
         assert int(pid.read_text()) == third[0]
 
     asyncio.run(run())
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("zmesh-")]
+    for thread in threading.enumerate():
+        if thread.name.startswith("zmesh-"):
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 PROGRAM = """
