@@ -285,6 +285,7 @@ class Server:
         self._idle: list[Waiter] = []  # workers that wait for a call
         self.workers: dict[asyncio.Task[None], None] = {}
         self._waking = False
+        self._caught_up = -math.inf  # when all that had arrived was last read
         self._held_up = False  # calls came late: what came behind them is read before they begin
         self._ended = 0.0  # when a handler last ended
         self._drained: asyncio.Event = asyncio.Event()
@@ -555,7 +556,9 @@ class Server:
         if self._held_up or now - running.arrived > _LATE:
             # The loop stood still before the call was read, or since: a cancel may lie unread behind it.
             self._held_up = False
-            self._catch_up()
+            if now - self._caught_up > _LATE:  # at each of many late calls, reading would keep the next from beginning
+                self._catch_up()
+                self._caught_up = self.time()
         try:
             if running.answered:
                 raise asyncio.CancelledError

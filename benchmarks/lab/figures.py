@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-__all__ = ["Measured", "chart", "table"]
+__all__ = ["Measured", "chart", "table", "write_between"]
 
 # Student's t for 95 % of both sides, by degrees of freedom.
 _T: Final = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -61,8 +63,38 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def chart(title: str, across: str, up: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+def write_between(page: Path, name: str, text: str) -> None:
+    """Put what was generated into its place on a page."""
+    before, opening, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    _, ending, after = rest.partition(f"<!-- end of {name} -->")
+    if not opening or not ending:
+        sys.exit(f"{page.name} has no place for {name!r}")
+    page.write_text(f"{before}{opening}\n{text}\n\n{ending}{after}", encoding="utf-8")
+
+
+def chart(
+    title: str,
+    across: str,
+    up: str,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    log_across: bool = False,
+) -> str:
     """Lines over a logarithmic height, as SVG. Points with an infinite height are left out."""
+    if log_across:
+        logs = {name: [(math.log10(x), y) for x, y in line] for name, line in lines.items()}
+        return _drawn(title, across, up, logs, lambda x: 10.0**x)
+    return _drawn(title, across, up, lines, lambda x: x)
+
+
+def _drawn(
+    title: str,
+    across: str,
+    up: str,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    named: Callable[[float], float],
+) -> str:
+    """named: what a place on the axis across stands for."""
     width, height, left, right, top, bottom = 720, 380, 64, 170, 36, 46
     points = [(x, y) for line in lines.values() for x, y in line if math.isfinite(y) and y > 0.0]
     low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
@@ -92,7 +124,7 @@ def chart(title: str, across: str, up: str, lines: Mapping[str, Sequence[tuple[f
                 out.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
     for x in sorted({x for x, _ in points}):
         at, _ = place(x, 10.0**low)
-        out.append(f'<text x="{at:.1f}" y="{height - bottom + 16}" text-anchor="middle">{x:g}</text>')
+        out.append(f'<text x="{at:.1f}" y="{height - bottom + 16}" text-anchor="middle">{named(x):g}</text>')
     for number, (name, line) in enumerate(lines.items()):
         color = _COLORS[number % len(_COLORS)]
         places = [place(x, y) for x, y in line if math.isfinite(y) and y > 0.0]
