@@ -11,14 +11,18 @@ import asyncio
 import importlib.util
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import cbor2
 import zmq
 
 DATA = "abcdefghijklmnopqrstuvwxyz012345"
+SECRET = "a mesh secret that only this machine's benchmarks share"
+SYSTEMS = ["bare", "bare-curve", "zmesh", "zmesh-curve", "zmesh-typed", "zmesh-ipc", "zmesh-blocking"]
 WARM_UP = 0.15
 HIGH_WATER = 20_000
 
@@ -44,10 +48,24 @@ def answer(result: dict[str, Any]) -> None:
 # --- bare: the limit that is measured against
 
 
-def serve_bare() -> None:
+def curve(socket: zmq.Socket[bytes], *, server: bool) -> None:
+    """Put CURVE on a socket, with the one pair of keys that both sides have, as in a mesh with a secret."""
+    from zmesh._security.keys import derive
+
+    pair = derive(SECRET)
+    socket.curve_publickey, socket.curve_secretkey = pair.public.encode(), pair.secret.encode()
+    if server:
+        socket.curve_server = True
+    else:
+        socket.curve_serverkey = pair.public.encode()
+
+
+def serve_bare(secured: bool) -> None:
     """A blocking ROUTER that looks a method up and echoes: one message a call, one thread."""
     router: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
     router.linger = 0
+    if secured:
+        curve(router, server=True)
     router.sndhwm = router.rcvhwm = HIGH_WATER
     router.router_mandatory = True  # so that a full queue blocks instead of losing replies
     ready(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
@@ -60,21 +78,23 @@ def serve_bare() -> None:
         send(cbor2.dumps([number, methods[method](argument)]))
 
 
-def ask_bare(address: str) -> None:
+def ask_bare(address: str, secured: bool) -> None:
     """A blocking DEALER: a window of calls, a new one for each reply."""
     dealer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     dealer.linger = 0
+    if secured:
+        curve(dealer, server=False)
     dealer.sndhwm = dealer.rcvhwm = HIGH_WATER
     dealer.connect(address)
     transmit, receive = dealer.send, dealer.recv
     number = 0
 
-    def latency(calls: int) -> list[float]:
+    def latency(calls: int, extra: int = 0) -> list[float]:
         nonlocal number
-        taken = []
+        data, taken = DATA + "x" * extra, []
         for _ in range(calls):
             number += 1
-            argument = {"name": "World", "n": number, "data": DATA}
+            argument = {"name": "World", "n": number, "data": data}
             began = now()
             transmit(cbor2.dumps([number, "echo", argument]))
             of, result = cbor2.loads(receive())
@@ -110,8 +130,8 @@ def ask_bare(address: str) -> None:
     while True:
         told = order()
         if told["do"] == "latency":
-            latency(told["calls"] // 10)
-            answer({"seconds": latency(told["calls"])})
+            latency(told["calls"] // 10, told.get("extra", 0))
+            answer({"seconds": latency(told["calls"], told.get("extra", 0))})
         else:
             throughput(told["in_flight"], WARM_UP)
             answer({"calls_a_second": throughput(told["in_flight"], told["seconds"])})
@@ -130,32 +150,45 @@ def run(main: Coroutine[Any, Any, None], loop: str) -> None:
         runner.run(main)
 
 
-async def serve_zmesh(ipc: bool) -> None:
+def security(secured: bool, folder: Path) -> Any:
+    import zmesh
+    from zmesh._security.keys import write_secret
+
+    if not secured:
+        return None
+    write_secret(folder / "secret", SECRET)
+    return zmesh.Security(secret_file=folder / "secret")
+
+
+async def serve_zmesh(ipc: bool, security: Any) -> None:
     # Imported here, so that the bare processes do not carry it.
     import zmesh
     from benchmarks._echo import Echo, TypedEcho
 
     config = zmesh.Config(ipc=ipc)
-    async with zmesh.Node(Echo(), TypedEcho(), listen="tcp://127.0.0.1:0", discovery=None, config=config) as node:
+    async with zmesh.Node(
+        Echo(), TypedEcho(), listen="tcp://127.0.0.1:0", discovery=None, security=security, config=config
+    ) as node:
         ready(node.addresses[0])
         await node.serve_forever()
 
 
-async def ask_zmesh(address: str, typed: bool, ipc: bool) -> None:
+async def ask_zmesh(address: str, typed: bool, ipc: bool, security: Any) -> None:
     import zmesh
     from benchmarks._echo import Echo, Message, TypedEcho
 
-    async with zmesh.Node(peers=[address], discovery=None, config=zmesh.Config(ipc=ipc)) as node:
+    config = zmesh.Config(ipc=ipc)
+    async with zmesh.Node(peers=[address], discovery=None, security=security, config=config) as node:
         echo: Callable[[Any], Awaitable[Any]] = node.client(TypedEcho).echo if typed else node.client(Echo).echo
         make: Callable[..., Any] = Message if typed else dict
         number = 0
 
-        async def latency(calls: int) -> list[float]:
+        async def latency(calls: int, extra: int = 0) -> list[float]:
             nonlocal number
-            taken = []
+            data, taken = DATA + "x" * extra, []
             for _ in range(calls):
                 number += 1
-                argument = make(name="World", n=number, data=DATA)
+                argument = make(name="World", n=number, data=data)
                 began = now()
                 result = await echo(argument)
                 taken.append(now() - began)
@@ -186,8 +219,8 @@ async def ask_zmesh(address: str, typed: bool, ipc: bool) -> None:
             # A thread reads, so that the node lives on while another system is measured.
             told = await loop.run_in_executor(None, order)
             if told["do"] == "latency":
-                await latency(told["calls"] // 10)
-                answer({"seconds": await latency(told["calls"])})
+                await latency(told["calls"] // 10, told.get("extra", 0))
+                answer({"seconds": await latency(told["calls"], told.get("extra", 0))})
             else:
                 await throughput(told["in_flight"], WARM_UP)
                 answer({"calls_a_second": await throughput(told["in_flight"], told["seconds"])})
@@ -223,16 +256,21 @@ def ask_blocking(address: str) -> None:
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("system", choices=["bare", "zmesh", "zmesh-typed", "zmesh-ipc", "zmesh-blocking"])
+    options.add_argument("system", choices=SYSTEMS)
     options.add_argument("side", choices=["serve", "ask"])
     options.add_argument("--address", default="")
     options.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")
     given = options.parse_args()
-    if given.system == "bare":
-        serve_bare() if given.side == "serve" else ask_bare(given.address)
+    secured = given.system.endswith("-curve")
+    if given.system.startswith("bare"):
+        serve_bare(secured) if given.side == "serve" else ask_bare(given.address, secured)
     elif given.system == "zmesh-blocking":
         ask_blocking(given.address)  # on uvloop where it is installed, as `zmesh.connect` does
-    elif given.side == "serve":
-        run(serve_zmesh(ipc=given.system == "zmesh-ipc"), given.loop)
     else:
-        run(ask_zmesh(given.address, given.system == "zmesh-typed", given.system == "zmesh-ipc"), given.loop)
+        ipc = given.system == "zmesh-ipc"
+        with tempfile.TemporaryDirectory() as folder:  # it holds what an ordinary node would read
+            keys = security(secured, Path(folder))
+            if given.side == "serve":
+                run(serve_zmesh(ipc, keys), given.loop)
+            else:
+                run(ask_zmesh(given.address, given.system == "zmesh-typed", ipc, keys), given.loop)

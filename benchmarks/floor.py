@@ -23,6 +23,9 @@ from tests.net.figures import percentile, table
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = ["zmesh", "zmesh-typed", "zmesh-ipc"]
 
+Figures = dict[tuple[str, str, str], list[float]]
+"""Cell, figure and system to a value for each round."""
+
 
 class Side:
     """One process of a system."""
@@ -73,11 +76,26 @@ def clients(systems: list[str], loop: str) -> Iterator[dict[str, Side]]:
 
 
 def measure(client: Side, cell: str, calls: int, seconds: float) -> dict[str, float]:
-    """The figures of one cell, in one round."""
-    if cell == "sequential":
-        taken = client.tell(do="latency", calls=calls)["seconds"]
+    """The figures of one cell, in one round: sequential calls, those with more bytes of text, or so many in flight."""
+    if cell == "sequential" or cell.endswith(" bytes"):
+        extra = 0 if cell == "sequential" else int(cell.partition(" ")[0])
+        taken = client.tell(do="latency", calls=calls if not extra else calls // 4, extra=extra)["seconds"]
         return {"p50 µs": 1e6 * percentile(taken, 50), "p99 µs": 1e6 * percentile(taken, 99)}
     return {"calls/s": client.tell(do="throughput", in_flight=int(cell), seconds=seconds)["calls_a_second"]}
+
+
+def collect(systems: list[str], cells: list[str], given: argparse.Namespace) -> Figures:
+    """The figures of all rounds, the systems in turn."""
+    figures: Figures = {}
+    with clients(systems, given.loop) as sides:
+        for turn in range(given.rounds):
+            for cell in cells:
+                # Who comes first changes from round to round: what follows a pause may run faster or slower.
+                for system in systems if turn % 2 == 0 else reversed(systems):
+                    for name, value in measure(sides[system], cell, given.calls, given.seconds).items():
+                        figures.setdefault((cell, name, system), []).append(value)
+            print(f"round {turn + 1} of {given.rounds}", file=sys.stderr)
+    return figures
 
 
 def main() -> None:
@@ -92,16 +110,7 @@ def main() -> None:
     given = options.parse_args()
 
     systems = ["bare", *given.systems]
-    cells = ["sequential", *map(str, given.in_flight)]
-    figures: dict[tuple[str, str, str], list[float]] = {}
-    with clients(systems, given.loop) as sides:
-        for turn in range(given.rounds):
-            for cell in cells:
-                # Who comes first changes from round to round: what follows a pause may run faster or slower.
-                for system in systems if turn % 2 == 0 else reversed(systems):
-                    for name, value in measure(sides[system], cell, given.calls, given.seconds).items():
-                        figures.setdefault((cell, name, system), []).append(value)
-            print(f"round {turn + 1} of {given.rounds}", file=sys.stderr)
+    figures = collect(systems, ["sequential", *map(str, given.in_flight)], given)
 
     rows, summary = [], []
     for cell, name in dict.fromkeys((cell, name) for cell, name, _ in figures):

@@ -172,7 +172,9 @@ def test_workers_share_the_load_are_replaced_and_drain(serve: Callable[..., Serv
 @pytest.mark.parametrize("end", ["second signal", "kill"])
 def test_no_worker_is_left(serve: Callable[..., Served], tmp_path: Path, end: str) -> None:
     served = serve("tests.pooled:Cruncher", "--workers", "1", "--listen", "tcp://127.0.0.1:0")
-    address = served.said(r"^ready: .* with 1 worker at (\S+)$")[1]
+    ready = served.said(r"^ready: (\S+) serves Cruncher with 1 worker at (\S+)$")
+    assert ready[1].endswith(f"-{served.process.pid}"), "the name of all workers, where none is given"
+    address = ready[2]
     with zmesh.connect(peers=[address], mesh=served.mesh, discovery=None) as mesh:
         worker = mesh.client("Cruncher").here()
         if end == "kill":  # not of the worker
@@ -264,9 +266,9 @@ def test_where_workers_listen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_worker_command_leaves_the_last_word_to_the_user() -> None:
-    command = worker_command(["a:B", "--capacity", "9", "--workers", "2"], 2, "twins")(1)
-    assert command[3:8] == ["serve", "--name", "twins", "--capacity", f"{(os.cpu_count() or 1) / 2:g}"]
-    assert command[8:] == ["--worker", "1", "a:B", "--capacity", "9", "--workers", "2"]
+    command = worker_command(["a:B", "--capacity", "9", "--workers", "2"], 2)(1)
+    assert command[3:6] == ["serve", "--capacity", f"{(os.cpu_count() or 1) / 2:g}"]
+    assert command[6:] == ["--worker", "1", "a:B", "--capacity", "9", "--workers", "2"]
 
 
 @pytest.mark.parametrize("workers", ["0", "1001", "many", "-1"])

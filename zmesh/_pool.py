@@ -188,7 +188,9 @@ class _Seen:
 
     def __init__(self, running: Running) -> None:
         link = running.link
-        self.link = SimpleNamespace(remote=link.remote, channel=SimpleNamespace(remote=link.channel.remote))  # type: ignore[union-attr]
+        self.link = SimpleNamespace(
+            key=link.key, remote=link.remote, channel=SimpleNamespace(remote=link.channel.remote)
+        )  # type: ignore[union-attr]
         self.method = SimpleNamespace(schema=SimpleNamespace(path=running.method.schema.path))
         self.deadline = running.deadline
         self.rank = running.rank

@@ -23,7 +23,7 @@ from typing import IO, Final, NoReturn
 
 import click
 
-from .._arguments import addresses_of
+from .._arguments import WORKERS_OF, addresses_of
 
 __all__ = ["Supervisor", "addresses_of_worker", "worker_command"]
 
@@ -52,13 +52,13 @@ def addresses_of_worker(listen: Iterable[str] | None, number: int) -> tuple[str,
     return tuple(found)
 
 
-def worker_command(arguments: Sequence[str], workers: int, name: str) -> Callable[[int], list[str]]:
+def worker_command(arguments: Sequence[str], workers: int) -> Callable[[int], list[str]]:
     """The command of each worker, by its number.
 
     arguments: of `zmesh serve`; they win over what is put before them.
     """
     capacity = (os.cpu_count() or 1) / workers  # together they weigh what one node of this machine does
-    before = [sys.executable, "-m", "zmesh", "serve", "--name", name, "--capacity", f"{capacity:g}"]
+    before = [sys.executable, "-m", "zmesh", "serve", "--capacity", f"{capacity:g}"]
     return lambda number: [*before, "--worker", str(number), *arguments]
 
 
@@ -194,7 +194,8 @@ class Supervisor:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # what handlers print comes when it is printed
+            # What handlers print comes when it is printed.
+            env={**os.environ, "PYTHONUNBUFFERED": "1", WORKERS_OF: str(os.getpid())},
             process_group=0,  # a terminal's Ctrl-C is for the supervisor
         )
         readers = [

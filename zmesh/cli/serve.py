@@ -19,7 +19,6 @@ import click
 import zmesh
 from zmesh._core.balance import POLICIES
 
-from .._arguments import default_name
 from .._platform import usable_cores
 from ._options import Address, Failed, Place, explained, place_options
 from ._workers import READY, Supervisor, addresses_of_worker, worker_command
@@ -75,6 +74,7 @@ class _KeepsArguments(click.Command):
     "A port that --listen names is the first one's, the next ports are the others'; capacity is that of each.",
 )
 @click.option("--worker", type=click.IntRange(min=0), hidden=True, help="Be this one of them.")
+@click.option("--permissions", metavar="FILE", help="Who may call what; all else is denied. [env: ZMESH_PERMISSIONS]")
 @click.option("-v", "--verbose", is_flag=True, help="Log on stderr what happens to links and peers.")
 @place_options
 def command(
@@ -99,7 +99,7 @@ def command(
     elif workers is not None:
         addresses_of_worker(listen or None, workers - 1)  # refused here, where they have not started
         arguments = click.get_current_context().meta["arguments"]
-        sys.exit(Supervisor(worker_command(arguments, workers, name or default_name()), workers).run())
+        sys.exit(Supervisor(worker_command(arguments, workers), workers).run())
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
