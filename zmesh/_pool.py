@@ -188,9 +188,8 @@ class _Seen:
 
     def __init__(self, running: Running) -> None:
         link = running.link
-        self.link = SimpleNamespace(
-            key=link.key, remote=link.remote, channel=SimpleNamespace(remote=link.channel.remote)
-        )  # type: ignore[union-attr]
+        channel = SimpleNamespace(remote=link.channel.remote if link.channel is not None else "")
+        self.link = SimpleNamespace(key=link.key, remote=link.remote, channel=channel)
         self.method = SimpleNamespace(schema=SimpleNamespace(path=running.method.schema.path))
         self.deadline = running.deadline
         self.rank = running.rank
