@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults bench floor curve beside-stream imports idle uneven test-all lab clean
+.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults bench floor curve beside-stream imports idle uneven workers scale test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -63,6 +63,12 @@ beside-stream: $(READY)  ## unary latency on a link whose stream is read slowly,
 
 lab: $(READY)  ## choose between balancing policies, and write docs/balancing.md; ARGS=--quick: a minute of it
 	$(BIN)/python -m benchmarks.lab $(ARGS)
+
+workers: $(READY)  ## one worker beside one for each core, a pool likewise; writes docs/performance.md
+	$(BIN)/python -m benchmarks.workers --write $(ARGS)
+
+scale: $(READY)  ## root for a part: cost by nodes, services, calls and streams; writes docs/performance.md
+	$(BIN)/python -m benchmarks.scale --write $(ARGS)
 
 imports: $(READY)
 	$(BIN)/python -m benchmarks.imports
