@@ -31,6 +31,7 @@ CAUGHT_BY = {
 }
 
 
+@pytest.mark.timeout(300)  # a quarter of a minute on a machine that has nothing else to do
 @pytest.mark.parametrize("first", range(0, 200, 25))
 def test_every_seed_keeps_the_promises(first: int) -> None:
     results = [soak.run(seed) for seed in range(first, first + 25)]
