@@ -155,7 +155,7 @@ class Link:
         self._outbox = Outbox(self, self._loop, owner.config)
         self.post = self._outbox.post  # send a message with everything else that is ready in this turn of the loop
         self._post_call = self._outbox.call
-        self._post_reply = self._outbox.reply
+        self.reply_flat = self._outbox.reply  # as `reply`, for scalars, alone or in a dict or list, and no metadata
         self._complained = False  # about a bad message of the peer's: once per link is enough for the log
 
     # -- what the rest of the node asks for
@@ -176,7 +176,8 @@ class Link:
             self._busy_since = now
         attempt = pending[number] = _new_attempt((call, member, self, sequence, now))
         if plain and not call.marked and call.request_metadata is None:
-            self._post_call(number, target.path, remaining, arguments)
+            post = self._post_call
+            post(number, target.path, remaining, arguments)
         else:
             message: Message = [m.CALL, number, target.path, remaining, arguments, call.request_metadata]
             if call.marked:
@@ -209,11 +210,6 @@ class Link:
             value = self._outbox.externalize(value)
         self.owes_report = True
         self.post([m.REPLY, number, value, metadata])
-
-    def reply_flat(self, number: int, value: object) -> None:
-        """As `reply`, with a value that is a scalar, or scalars in a dict or list, and no metadata."""
-        self.owes_report = True
-        self._post_reply(number, value)
 
     def fail(self, number: int, code: int, text: str, *, ran: bool, fields: dict[str, object] | None = None) -> None:
         """Answer a call of the peer's with an error. `ran`: whether the handler was started."""

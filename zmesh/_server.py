@@ -13,6 +13,7 @@ import traceback
 from bisect import bisect_left
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence, Sized
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from ._call import NO_METADATA
@@ -115,7 +116,7 @@ class Handler:
 class Running:
     """A call that this node serves. As an item of `Deadlines` it is called when its time is over.
 
-    What most calls never change is only on the class: setting it at each call costs more than all else here.
+    What most calls never change is only on the class: see `_client.Outgoing`.
     """
 
     bucket: dict[Callable[[], None], float] | None = None  # of the deadlines, once the handler waits
@@ -149,6 +150,8 @@ class Running:
         self.arguments = arguments
         self.arrived = arrived
         self.deadline = deadline
+        self.answered = self.over = self.waited = False
+        self.reply_metadata = None
 
     @property
     def rank(self) -> int:
@@ -381,14 +384,17 @@ class Server:
         handler = self._handlers.get(path)
         left: int = remaining - waited  # type: ignore[operator]
         calls: int = len(every)  # type: ignore[arg-type]
+        file = self._permissions
         if (
             handler is None
+            or (file is not None and (link.key, path) not in file.allowed)
             or left <= 0
             or self._count + self._abandoned + calls > self._config.max_calls
             or waited > _LATE * 1000
             or self.draining
             or handler.schema.kind != "unary"
             or len(handler.queue) + calls > handler.admission.free
+            or (self._permissions is not None and (link.key, path) not in self._permissions.allowed)
         ):
             for message in m.single([row]):
                 self.received(link, message, waited, now)
@@ -636,7 +642,8 @@ class Server:
         """Run a call up to where its handler first waits, and return what is left of it; None where it is over."""
         running.begun = True
         method = running.method
-        now = self.time()
+        time = self.time
+        now = time()
         if self._held_up or now - running.arrived > _LATE:
             # The loop stood still before the call was read, or since: a cancel may lie unread behind it.
             self._held_up = False
@@ -650,13 +657,14 @@ class Server:
             current.set(running)  # a plain `def` that returns an iterator runs right here
             coroutine: Coroutine[Any, Any, Any]
             if method.direct:
-                coroutine = method.invoke(method.function, running.arguments)
+                invoke = method.invoke
+                coroutine = invoke(method.function, running.arguments)
                 running.started = True
             else:
                 coroutine = self._coroutine(running)
             # Workers serve many calls: each runs in a context of its own, so that no variable leaks to the next. The
             # worker's has what services set when they were entered, and whose call this is.
-            context = contextvars.copy_context()
+            context = copy_context()
             try:
                 awaited = context.run(coroutine.send, None)
             except StopIteration as finished:
@@ -758,14 +766,15 @@ class Server:
         """A handler has returned. Raises Internal where the value does not fit its annotation."""
         method, link = running.method, running.link
         if not running.answered:
-            result = method.dump_flat(value) if running.outlet is None else value
-            if result is ABSENT or running.reply_metadata is not None:
+            dump, reply = method.dump_flat, link.reply_flat
+            result = dump(value) if method.direct or running.outlet is None else value
+            if result is not ABSENT and running.reply_metadata is None:
+                reply(running.number, result)
+            else:
                 schema = method.schema
                 if result is ABSENT:
                     result = schema.dump_result(value)
                 link.reply(running.number, result, running.reply_metadata, schema.buffers_in_result)
-            else:
-                link.reply_flat(running.number, result)
             self._answered(running)
         self._over(running)
 
@@ -863,12 +872,13 @@ class Server:
             if running.bucket is not None:
                 running.bucket.pop(running, None)
         if running.started:
-            self._ended = now = self.time()
-            took = running.method.took
+            time, method = self.time, running.method
+            self._ended = now = time()
+            took = method.took
             took.append(now - running.arrived)
             if len(took) >= _TOGETHER:
-                self._sum_up(running.method)
-            if running.inlet is not None:
+                self._sum_up(method)
+            if not method.direct and running.inlet is not None:
                 running.inlet.close()
         if self.draining and not self._count:
             self._drained.set()
