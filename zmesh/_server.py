@@ -412,7 +412,6 @@ class Server:
             or self.draining
             or handler.schema.kind != "unary"
             or len(handler.queue) + calls > handler.admission.free
-            or (self._permissions is not None and (link.key, path) not in self._permissions.allowed)
         ):
             for message in m.single([row]):
                 self.received(link, message, waited, now)
