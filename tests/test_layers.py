@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 
 # Library: the rooms that may import it.
 DOORS = {
-    "zmq": ("_transport/zeromq",),
+    "zmq": ("_transport/guard", "_transport/zeromq"),
     "zeroconf": ("discovery",),
     "ifaddr": ("discovery",),
     "cbor2": ("_core/wire",),

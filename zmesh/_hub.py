@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -28,8 +27,8 @@ __all__ = ["Hub"]
 _log = logging.getLogger("zmesh.node")
 
 _BUSY_TICKS: Final = 5  # looks at silence per heartbeat while calls are open: suspicion is at most 50 ms late
+_CATCH_UP_EVERY: Final = 5.0  # seconds between looks for what calls that came late may have behind them
 _CLOSING: Final = 1.0  # seconds that generators have to close when their node leaves: some never would
-_MUTED: Final = 1_000  # links that were refused and whose channel is remembered, so that each is logged once
 
 
 class Hub:
@@ -54,11 +53,11 @@ class Hub:
         self._time = clock_of(self._loop)
         self.stepper = Stepper(self._loop)
         self._accepted: dict[Link, None] = {}
-        self._muted: deque[Link] = deque()
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._deadline_armed = float("inf")
         self._tick_timer: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
+        self._caught_up = 0.0
         self._all_left: asyncio.Event = asyncio.Event()
         self.call_received = self._refuse_call
         self.observer: Callable[[Member[Link], State], None] | None = None
@@ -133,10 +132,6 @@ class Hub:
             self.dialer.closed(link, reason, goodbye=goodbye)
         else:
             self._accepted.pop(link, None)
-            if link.muted:
-                self._muted.append(link)
-                if len(self._muted) > _MUTED:
-                    self._muted.popleft().forget()
         if not self._accepted:
             self._all_left.set()
         self.client.link_closed(link)
@@ -146,6 +141,12 @@ class Hub:
     def _refuse_call(self, link: Link, message: Message, waited: int, now: float) -> None:
         number: int = message[1]  # type: ignore[assignment]
         link.fail(number, Code.UNIMPLEMENTED, f"{self.identity.name!r} offers no services", ran=False)
+
+    def limit_broken(self, link: Link, limit: str, what: str) -> None:
+        where = "?" if link.channel is None else link.channel.remote
+        address = where.rpartition(":")[0] or where  # without the port, which is another each time
+        name = "" if link.remote is None else f"{link.remote.name!r}: "
+        self.transport.refusals.note(limit, address, f"{name}{what}", self._time())
 
     def cancel_received(self, link: Link, call: int) -> None:
         if self.server is not None:
@@ -214,9 +215,12 @@ class Hub:
                 member.round_trip = member.link.round_trip
         self._schedule_tick()
 
-    def catch_up(self) -> None:
-        """Handle everything that has arrived."""
-        self.transport.poll()
+    def catch_up(self, stood_still: bool) -> None:
+        """Handle everything that has arrived, where the loop stood still, or has not done so for long."""
+        now = self._time()
+        if stood_still or now - self._tick_due > self.config.heartbeat / 4 or now - self._caught_up > _CATCH_UP_EVERY:
+            self.transport.poll()
+            self._caught_up = self._time()
 
     # -- ending
 

@@ -22,6 +22,7 @@ from ._core.timing import Average, Deadlines
 from ._introspection import BUILT_IN
 from ._link import Link
 from ._platform import Executor, clock_of
+from ._shares import FEW, LONG, Share
 from ._slots import Slots
 from ._streams import Inlet, Outlet
 from ._waiter import Stepper, Waiter
@@ -50,13 +51,16 @@ _LATE: Final = 0.125  # seconds in queues, here or on the way, that betray a sta
 class Handler:
     """A method, bound to the instance that serves it."""
 
-    __slots__ = ("admission", "calls", "errors", "function", "histogram", "queue", "schema", "seconds")
+    __slots__ = ("admission", "calls", "errors", "express", "function", "histogram", "queue", "schema", "seconds")
 
-    def __init__(self, schema: MethodSchema, function: Callable[..., Any], admission: Admission, queue: Sized) -> None:
-        """admission, queue: of what its calls wait for."""
+    def __init__(
+        self, schema: MethodSchema, function: Callable[..., Any], admission: Admission, queue: Sized, express: Sized
+    ) -> None:
+        """admission, queue, express: of what its calls wait for; the last: those of peers with few."""
         self.schema = schema
         self.admission = admission
         self.queue = queue
+        self.express = express
         self.function = function
         self.calls = 0
         self.seconds = 0.0
@@ -139,7 +143,10 @@ class Running:
     def item_received(self, sequence: int, value: object) -> None:
         if self.inlet is None:
             raise ProtocolError(f"an item for {self.method.schema.path}, which takes no stream")
-        self.inlet.put(sequence, value)
+        if self.link.weight and (why := self.server.item_weighs(self.link)) is not None:
+            self.server.refuse(self, Code.RESOURCE_EXHAUSTED, why)
+        else:
+            self.inlet.put(sequence, value)
 
     def items_ended(self, items: int) -> None:
         if self.inlet is None:
@@ -243,13 +250,13 @@ class Server:
         threads: int,
         executor: Executor,
         deadlines: Deadlines[Callable[[], None]],
-        catch_up: Callable[[], None],
+        catch_up: Callable[[bool], None],
         node: Node,
         name: str,
         stepper: Stepper,
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
-        """catch_up: deliver every message that has arrived."""
+        """catch_up: deliver what has arrived; True: the loop is known to have stood still."""
         self.loop = asyncio.get_running_loop()
         self.time = clock_of(self.loop)
         self.node = node
@@ -267,6 +274,9 @@ class Server:
         self._latency = Average(_LATENCY_MEMORY)
         self._queue_wait = Average(_LATENCY_MEMORY)
         self._queue: deque[Running] = deque()  # admitted, not begun
+        self._express: deque[Running] = deque()  # the same, of peers with few calls, where the queue is long
+        self._express_next = True
+        self._peer_calls = config.max_peer_calls
         target = config.queue_target
         self._lane = Admission(None, target)  # to the loop
         self._slots = Slots(threads, Admission(threads, target), self.time)
@@ -278,6 +288,7 @@ class Server:
         self._waking = False
         self._held_up = False  # calls came late: what came behind them is read before they begin
         self._ended = 0.0  # when a handler last ended
+        self._turned = 0.0  # when the loop last had a turn while calls were begun
         self._drained: asyncio.Event = asyncio.Event()
         self._cutting: asyncio.TimerHandle
         self.draining = False
@@ -286,18 +297,18 @@ class Server:
         for schema, instance in services:
             for method in schema.methods.values():
                 raw = getattr(type(instance), method.name).handler
-                admission, queue = self._lane_of(method)
-                self._handlers[method.path] = Handler(method, raw.__get__(instance), admission, queue)
+                self._handlers[method.path] = Handler(method, raw.__get__(instance), *self._lane_of(method))
 
-    def _lane_of(self, method: MethodSchema) -> tuple[Admission, Sized]:
-        """What calls of a method wait for, and the queue there."""
+    def _lane_of(self, method: MethodSchema) -> tuple[Admission, Sized, Sized]:
+        """What calls of a method wait for, and the two queues there."""
         threaded = not method.is_async and not method.answers_stream
-        admission, queue = (self._slots.admission, self._slots.waiting) if threaded else (self._lane, self._queue)
+        slots = self._slots
+        lane = (slots.admission, slots.waiting, slots.express) if threaded else (self._lane, self._queue, self._express)
         if method.service == BUILT_IN or not self._config.admission:
-            return _EVERYTHING, ()
-        if admission not in self._lanes:
-            self._lanes.append(admission)
-        return admission, queue
+            return _EVERYTHING, (), ()
+        if lane[0] not in self._lanes:
+            self._lanes.append(lane[0])
+        return lane
 
     @property
     def in_flight(self) -> int:
@@ -312,6 +323,7 @@ class Server:
             handler is None
             or remaining <= 0
             or self._count + self._abandoned >= self._config.max_calls
+            or len(link.running) >= self._peer_calls
             or message[1] in link.running
             or (self.draining and link.dialed)  # a call back; who dialed us was told by DRAIN
         ):
@@ -322,14 +334,21 @@ class Server:
         if waited > _LATE * 1000:
             self._held_up = True
         running = Running(self, link, handler, message, now, now + remaining / 1000)
-        if handler.schema.kind != "unary":
-            self._open_streams(running)
+        if link.weight or handler.schema.kind != "unary":
+            if (objection := self._shared(running)) is not None:
+                self._exhausted(link, message, objection)
+                return
+            if handler.schema.kind != "unary":
+                self._open_streams(running)
         if len(message) > 8:
             self.repeated += 1
         link.running[running.number] = running
         self._count += 1
         # It starts behind the whole envelope: a cancel that came with it is seen first.
-        self._queue.append(running)
+        if len(self._queue) >= LONG and len(link.running) <= FEW:
+            self._express.append(running)
+        else:
+            self._queue.append(running)
         if not self._waking:
             self._wake()
 
@@ -344,14 +363,44 @@ class Server:
         elif self.in_flight >= self._config.max_calls:
             text = f"{self._name!r} runs {self.in_flight} calls, its limit (Config.max_calls)"
             code = Code.RESOURCE_EXHAUSTED
+        elif len(link.running) >= self._peer_calls:
+            self._exhausted(link, message, f"{len(link.running)} calls of one peer, its limit (Config.max_peer_calls)")
+            return
         elif number in link.running:
             code, text = Code.INVALID_ARGUMENT, f"call {number} is running already"
         else:
             code, text = Code.UNAVAILABLE, f"{self._name!r} is leaving"
         link.fail(number, code, text, ran=False)
 
+    def _exhausted(self, link: Link, message: Message, why: str) -> None:
+        """A peer has its share: refuse a CALL, and the peer where it does not stop."""
+        number: int = message[1]  # type: ignore[assignment]
+        self.refused += 1
+        limit = why.rpartition("Config.")[2].rstrip(")")
+        link.limit_broken(limit, "calls were refused")
+        link.fail(number, Code.RESOURCE_EXHAUSTED, f"{self._name!r} does not take {message[2]}: {why}", ran=False)
+        flood = self._share_of(link).refused(message, self.time())
+        if flood is not None:
+            link.cut_off("max_peer_refusals", flood)
+
+    def _share_of(self, link: Link) -> Share:
+        share = link.share
+        if share is None:
+            share = link.share = Share(link, self._config)
+        return share
+
+    def _shared(self, running: Running) -> str | None:
+        """Count a call with much in it, or with a stream, to its peer; or why it is not taken."""
+        share, stream = self._share_of(running.link), running.method.schema.kind != "unary"
+        objection = share.objection(stream)
+        if objection is None:
+            share.took(running, stream)
+        return objection
+
     def _turned_away(self, link: Link, message: Message, handler: Handler, remaining: int, now: float) -> bool:
         """Whether a CALL is refused because there is too much to do."""
+        if len(link.running) < FEW and len(handler.express) < FEW:  # it does not stand behind those who have much
+            return False
         refusal = handler.admission.admit(len(handler.queue), remaining / 1000, _rank_of(message), now)
         if refusal is None:
             return False
@@ -373,6 +422,10 @@ class Server:
         if schema.answers_stream:
             running.outlet = Outlet(self.loop, answer=True)
             running.outlet.attach(link, number)
+
+    def item_weighs(self, link: Link) -> str | None:
+        """A large item has come: why its call cannot go on, or None."""
+        return self._share_of(link).item()
 
     def refuse(self, running: Running, code: int, why: str) -> None:
         """End a call of which what came, or what is to be sent, cannot go on."""
@@ -408,13 +461,15 @@ class Server:
             len(link.running),
             None if latency is None else min(int(latency * 1e6), m.LIMIT),
             0 if wait is None else min(int(wait * 1e6), m.LIMIT),
-            self._level(),
+            self._level(link),
             m.DRAINING if self.draining else m.SERVING,
         ]
 
-    def _level(self) -> int:
-        """The rank below which every call is refused, whatever its method."""
+    def _level(self, link: Link) -> int:
+        """The rank below which every call of a peer is refused, whatever its method."""
         least = 0
+        if len(link.running) < FEW and len(self._express) < FEW and len(self._slots.express) < FEW:
+            return 0
         for admission in self._lanes:
             if not admission.level:
                 return 0
@@ -462,7 +517,7 @@ class Server:
     def stop(self) -> None:
         """Cancel what runs; take no more. Who was cancelled before goes on closing."""
         busy = {running.task for running in self._waiting}
-        for running in [*self._queue, *self._waiting]:
+        for running in [*self._queue, *self._express, *self._waiting]:
             if not running.answered:
                 self._stop(running)
         for worker in list(self.workers):
@@ -490,15 +545,16 @@ class Server:
         While one waits, another worker goes on with the queue. A worker whose task was cancelled has done its last
         call, as nothing of a cancellation may reach the next.
         """
-        queue, lane = self._queue, self._lane
+        queue, express, lane = self._queue, self._express, self._lane
         task = asyncio.current_task()
         assert task is not None
-        slice_ends = self.time() + _SLICE
+        self._turned = self.time()
+        slice_ends = self._turned + _SLICE
         try:
             while True:
                 self._waking = False
-                while queue:
-                    running = self._newest() if lane.newest_first else queue.popleft()
+                while queue or express:
+                    running = self._next() if express else self._newest() if lane.newest_first else queue.popleft()
                     lane.begun += 1
                     if running.over:  # cancelled before it began
                         continue
@@ -510,7 +566,8 @@ class Server:
                         return
                     if self._ended > slice_ends:  # heartbeats and timers have their turn
                         await asyncio.sleep(0)
-                        slice_ends = self.time() + _SLICE
+                        self._turned = self.time()
+                        slice_ends = self._turned + _SLICE
                 if lane.standing:
                     lane.emptied(self.time())
                 if len(self._idle) >= _IDLE_WORKERS:
@@ -518,10 +575,18 @@ class Server:
                 waiting = Waiter(self._stepper)
                 self._idle.append(waiting)
                 await waiting
-                slice_ends = self.time() + _SLICE
+                self._turned = self.time()
+                slice_ends = self._turned + _SLICE
         finally:
-            if queue and not self._waking:  # whatever ended this worker, the calls behind go on
+            if (queue or express) and not self._waking:  # whatever ended this worker, the calls behind go on
                 self._wake()
+
+    def _next(self) -> Running:
+        """The next call, while some are of peers with few: every other one is."""
+        self._express_next = not self._express_next or not self._queue
+        if self._express_next:
+            return self._express.popleft()
+        return self._newest() if self._lane.newest_first else self._queue.popleft()
 
     def _newest(self) -> Running:
         """The next call, where the newest goes first: those that came too early for it are told so."""
@@ -540,9 +605,10 @@ class Server:
         schema = running.method.schema
         now = self.time()
         if self._held_up or now - running.arrived > _LATE:
-            # The loop stood still before the call was read, or since: a cancel may lie unread behind it.
+            # The loop stood still before the call was read, or since: a cancel may lie unread behind it. Where the loop
+            # goes round, the call stood behind others: their flood has no end.
+            self._catch_up(now - self._turned > _LATE)
             self._held_up = False
-            self._catch_up()
         try:
             if running.answered:
                 raise asyncio.CancelledError
@@ -638,7 +704,7 @@ class Server:
         self._waiting[running] = None
         if running.deadline != math.inf:
             running.bucket = self._deadlines.add(running.deadline, running, now)
-        if self._queue and not self._waking:  # this worker waits: another goes on
+        if (self._queue or self._express) and not self._waking:  # this worker waits: another goes on
             self._wake()
         try:
             self._answer(running, await rest)
@@ -677,7 +743,7 @@ class Server:
     async def _in_thread(self, running: Running, args: list[Any], kwargs: dict[str, Any]) -> object:
         """Run a plain `def` in a worker thread. Cancelled, it leaves the thread its slot until the function returns."""
         try:
-            await self._slots.acquire()
+            await self._slots.acquire(len(running.link.running) <= FEW)
         except asyncio.CancelledError:
             if self.time() >= running.deadline:
                 self._slots.admission.lost()

@@ -329,10 +329,13 @@ class Node:
             last one was for; the latency of each method in seconds.
         services: calls, and how many retries and hedges their budget has now.
         methods: retries, hedges, second attempts, and errors by code, of those that had any.
+        limits: how often somebody broke one, by its name, most of them settings of `Config`; "protocol": links closed
+            for what is not the protocol.
 
         What a node served, `zmesh describe --stats` tells.
         """
-        return self._running().client.judge.stats()
+        hub = self._running()
+        return hub.client.judge.stats() | {"limits": dict(hub.transport.refusals.counts)}
 
     @property
     def peers(self) -> list[Peer]:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from .._refusals import Refusals
+
 __all__ = ["Accept", "Channel", "Frame", "Handler", "Sent", "Transport", "check_address"]
 
 Frame = bytes | memoryview
@@ -53,12 +55,18 @@ class Channel(Protocol):
     def close(self, linger: float = 0.0) -> None:
         """End the connection; what was taken may still leave for `linger` seconds. No callback comes after."""
 
+    def penalize(self) -> None:
+        """Who made this connection floods: take no new one from its address for `Config.penalty` seconds."""
+
 
 Accept = Callable[[Channel], Handler]
 
 
 class Transport(Protocol):
     """What a node needs of a network."""
+
+    refusals: Refusals
+    """What it refused. Limits that others hold are noted there, too."""
 
     def listen(self, address: str, accept: Accept) -> str:
         """Listen at a ZeroMQ-style address (`tcp://host:port`, port 0 or `*`: any) and return the real one.

@@ -1,4 +1,4 @@
-"""The ZeroMQ transport: a ROUTER inbox, a DEALER per connection that is dialed. The only importer of zmq.
+"""The ZeroMQ transport: a ROUTER inbox, a DEALER per connection that is dialed. The only one that opens sockets.
 
 What is unusual here follows from how libzmq 4.3 behaves; each point was tried:
 
@@ -18,14 +18,18 @@ import logging
 import os
 import re
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
 import zmq
 import zmq.utils.monitor
 
+from .._refusals import Refusals
 from ..config import Config
 from . import Accept, Channel, Frame, Handler, Sent, check_address
+from .guard import Connection, Guard
 
 __all__ = ["ZeroMQTransport"]
 
@@ -33,7 +37,11 @@ _log = logging.getLogger("zmesh.transport")
 
 _NEVER: Final = 1_000_000_000  # ms; as a reconnection interval: never (-1 would discard what has arrived)
 _MAX_SOCKETS: Final = 65_535  # a link needs three (DEALER and its monitor's pair); libzmq's default is 1,023
-_QUEUE: Final = 1_000  # envelopes per connection and direction, libzmq's default; each carries many messages
+_QUEUE: Final = 1_000  # envelopes that wait to be sent on a connection, libzmq's default; each carries many messages
+_CATCH_UP: Final = 0.25  # seconds
+_DRAIN: Final = 0.02  # seconds for which one is read that has much under way
+_LAST_WORDS: Final = 0.5  # seconds that a connection which we end has to take what was sent last
+_IGNORED: Final = 1_000  # connections that cannot be ended and are ignored instead
 _ENVELOPES_A_TURN: Final = 4  # taken from one socket, and answered, before timers and other sockets get their turn
 _EVENTS: Final = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -99,6 +107,7 @@ class ZeroMQTransport:
             )
         self._loop = loop
         self._config = config
+        self.refusals = Refusals()
         self._context = _shared_context()
         self._inbox: _Inbox | None = None
         self._dialed: dict[_Dialed, None] = {}
@@ -132,7 +141,9 @@ class ZeroMQTransport:
         config = self._config
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, _QUEUE)
-        socket.setsockopt(zmq.RCVHWM, _QUEUE)
+        # No bound on what was received and not read: see `guard`. Where a queue is full, its connection ends, and a
+        # heartbeat is due, an assertion of libzmq ends the process (`!_io_error`).
+        socket.setsockopt(zmq.RCVHWM, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, config.max_message)
         socket.setsockopt(zmq.HEARTBEAT_IVL, round(config.transport_heartbeat * 1000))
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(config.transport_timeout * 1000))
@@ -165,15 +176,17 @@ class _Socket:
             self.poll(came=True)
 
     def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False) -> None:
-        """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn."""
+        """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn. A flood has no
+        end: without a limit, for `_CATCH_UP` at the most."""
         taken = 0
+        until = time.monotonic() + _CATCH_UP if limit is None else 0.0
         polling, self._polling = self._polling, True
         try:
             while came or (not self._closed and self._readable()):
                 self._receive()
                 came = False
                 taken += 1
-                if taken == limit:
+                if taken == limit or (limit is None and time.monotonic() > until):
                     self._look_again()
                     return
         except zmq.ZMQError as error:
@@ -260,6 +273,9 @@ class _Dialed(_Socket):
         self._monitor.close(linger=0)
         self._close_socket(linger)
 
+    def penalize(self) -> None:
+        """It is the dialer who comes back, and that is us."""
+
     def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False) -> None:
         super().poll(limit, came=came)
         if limit is None and not self._closed:
@@ -299,18 +315,24 @@ class _Dialed(_Socket):
 class _Accepted:
     """A connection that somebody else dialed: a routing id of the inbox."""
 
-    __slots__ = ("_inbox", "_routing_id", "remote")
+    __slots__ = ("_inbox", "connection", "handler", "remote", "routing_id")
 
-    def __init__(self, inbox: _Inbox, routing_id: bytes) -> None:
+    handler: Handler | None  # None: we have ended it, and what still comes is ignored
+
+    def __init__(self, inbox: _Inbox, routing_id: bytes, connection: Connection | None) -> None:
         self._inbox = inbox
-        self._routing_id = routing_id
-        self.remote = f"connection {routing_id.hex()}"
+        self.routing_id = routing_id
+        self.remote = f"connection {routing_id.hex()}" if connection is None else connection.label
+        self.connection = connection or Connection(-1, 0, "", self.remote, 0.0)  # counts, and nobody looks
 
     def send(self, frames: Sequence[Frame]) -> Sent:
-        return self._inbox.send(self._routing_id, frames)
+        return self._inbox.send(self.routing_id, frames)
 
     def close(self, linger: float = 0.0) -> None:
-        self._inbox.forget(self._routing_id)
+        self._inbox.part(self, linger)
+
+    def penalize(self) -> None:
+        self._inbox.guard.penalize(self.connection)
 
 
 class _Inbox(_Socket):
@@ -319,8 +341,10 @@ class _Inbox(_Socket):
     def __init__(self, transport: ZeroMQTransport, accept: Accept) -> None:
         super().__init__(transport, zmq.ROUTER)
         self._accept = accept
-        self._handlers: dict[bytes, Handler] = {}
+        self._peers: dict[bytes, _Accepted] = {}
+        self._ignored: deque[_Accepted] = deque()
         self._zmq.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.guard = Guard(self._zmq, self._loop, transport._config, transport.refusals, self._drain)
         self._watch()
 
     def bind(self, address: str) -> str:
@@ -343,7 +367,9 @@ class _Inbox(_Socket):
             self._zmq.bind(re.sub(r":0$", ":*", address))
         except zmq.ZMQError as error:
             raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
-        return self._zmq.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
+        endpoint: str = self._zmq.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
+        self.guard.bound(endpoint)
+        return endpoint
 
     def send(self, routing_id: bytes, frames: Sequence[Frame]) -> Sent:
         if self._closed:
@@ -363,22 +389,71 @@ class _Inbox(_Socket):
         self._after_send()
         return Sent.TAKEN
 
-    def forget(self, routing_id: bytes) -> None:
-        self._handlers.pop(routing_id, None)
+    def part(self, peer: _Accepted, linger: float) -> None:
+        """End a connection once it had time to take what was sent last; ignore what comes until then."""
+        if peer.handler is None or self._closed:
+            return
+        peer.handler = None
+        if peer.connection.descriptor >= 0:
+            self._loop.call_later(linger + _LAST_WORDS, self._hang_up, peer)
+        else:
+            self._ignored.append(peer)
+            if len(self._ignored) > _IGNORED:
+                self._hang_up(self._ignored.popleft())
+
+    def _hang_up(self, peer: _Accepted) -> None:
+        if not self._closed:
+            self._peers.pop(peer.routing_id, None)
+            self.guard.hang_up(peer.connection)
 
     def _receive(self) -> None:
         routing_id = self._receive_frame(_NOBLOCK)
-        first = self._receive_frame(_NOBLOCK)  # a ROUTER never delivers less than an id and one frame
+        peer = self._peers.get(routing_id)
+        # A ROUTER never delivers less than an id and one frame.
+        first = self._receive_frame(_NOBLOCK) if peer is not None else self._meet(routing_id)
         frames: list[Frame] = _rest(self._zmq, first) if self._get(_MORE_OPTION) else [first]
-        handler = self._handlers.get(routing_id)
-        if handler is None:
-            handler = self._handlers[routing_id] = self._accept(_Accepted(self, routing_id))
-        handler.received(frames)
+        if peer is None:
+            peer = self._peers[routing_id]
+        peer.connection.delivered += len(first) if len(frames) == 1 else sum(map(_size, frames))
+        if peer.handler is not None:
+            peer.handler.received(frames)
+
+    def _meet(self, routing_id: bytes) -> bytes:
+        """The first frame of a connection."""
+        frame: Any = self._zmq.recv(zmq.NOBLOCK, copy=False)
+        try:
+            connection = self.guard.met(frame.get(zmq.SRCFD))
+        except zmq.ZMQError:  # no such thing on this system
+            connection = None
+        peer = self._peers[routing_id] = _Accepted(self, routing_id, connection)
+        peer.handler = self._accept(peer)
+        first: bytes = frame.bytes
+        return first
+
+    def _drain(self, connection: Connection) -> tuple[int, int]:
+        """See `Guard`. Others are served in turn: whoever has a whole message here is among so many."""
+        began, until = connection.delivered, time.monotonic() + _DRAIN
+        messages = others = 0
+        while others < 2 * len(self._peers) + _ENVELOPES_A_TURN and not self._closed and self._readable():
+            before = connection.delivered
+            self.poll(1)
+            if connection.delivered == before:
+                others += 1
+            else:
+                messages, others = messages + 1, 0
+            if time.monotonic() > until:
+                break
+        return messages, connection.delivered - began
 
     def close(self) -> None:
+        self.guard.close()
         # What was sent last (GOODBYE) may still be on its way out.
         self._close_socket(linger=0.2)
-        self._handlers.clear()
+        self._peers.clear()
+
+
+def _size(frame: Frame) -> int:
+    return frame.nbytes if isinstance(frame, memoryview) else len(frame)
 
 
 def _rest(socket: zmq.Socket[bytes], first: bytes) -> list[Frame]:
