@@ -33,15 +33,14 @@ from tests.net.figures import percentile, table
 
 ROOT = Path(__file__).resolve().parents[1]
 ATTACKS = ("silent", "few-files", "endless", "flood")
-HONEST = "127.0.0.1"  # where honest callers come from; the attacker has an address of its own
-ATTACKER = "127.0.0.66"
+ATTACKERS = {name: f"127.0.0.{66 + number}" for number, name in enumerate(ATTACKS)}
 MEMORY = 150 * 1024 * 1024  # the server's, at the most
 RATIO, SECONDS = 2.0, 0.005  # the p99 with the attacker, or so much more, whichever is more
 
 # -- the server
 
 
-async def serve() -> None:
+async def serve(**settings: Any) -> None:
     import zmesh
 
     class Echo(zmesh.Service):
@@ -53,7 +52,7 @@ async def serve() -> None:
         async def sleep(self, seconds: float) -> None:
             await asyncio.sleep(seconds)
 
-    config = zmesh.Config(ipc=False)
+    config = zmesh.Config(ipc=False, **settings)
     async with zmesh.Node(Echo(), name="echo", listen="tcp://127.0.0.1:0", discovery=None, config=config) as node:
         print(node.addresses[0], flush=True)
         loop = asyncio.get_running_loop()
@@ -66,10 +65,11 @@ async def serve() -> None:
 # -- the honest client
 
 
-async def ask(address: str) -> None:
+async def ask(address: str, **settings: Any) -> None:
     import zmesh
 
-    async with zmesh.Node(peers=[address], discovery=None, config=zmesh.Config(ipc=False)) as node:
+    config = zmesh.Config(ipc=False, **settings)
+    async with zmesh.Node(peers=[address], discovery=None, config=config) as node:
         echo = node.client("Echo").echo
         for _ in range(200):
             await echo(text="hello")
@@ -88,13 +88,15 @@ async def ask(address: str) -> None:
             print(json.dumps({"taken": taken, "failed": failed}), flush=True)
 
 
-# -- the attacker, who needs no zmesh
+# -- the attacker, who needs no zmesh, and has an address of its own
+
+_from = "127.0.0.1"
 
 
 def connect(address: str) -> socket.socket:
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     attacker = socket.socket()
-    attacker.bind((ATTACKER, 0))
+    attacker.bind((_from, 0))
     attacker.settimeout(5)
     attacker.connect((host, int(port)))
     return attacker
@@ -211,13 +213,13 @@ def flood(address: str, done: Callable[[], bool]) -> dict[str, int]:
                     break
                 if writable:
                     if not waiting:
-                        calls = [[3, number + n, "Echo.sleep", 10_000, {"seconds": 5.0}, None] for n in range(100)]
-                        number += 100
+                        calls = [[3, number + n, "Echo.sleep", 10_000, {"seconds": 5.0}, None] for n in range(60)]
+                        number += 60
                         waiting = frame(cbor2.dumps([tag, int(time.monotonic() * 1000) & 0x7FFF_FFFF, calls]))
                     with contextlib.suppress(BlockingIOError):
                         taken = attacker.send(waiting)
                         waiting = waiting[taken:]
-                        sent += 100 * (not waiting)
+                        sent += 60 * (not waiting)
         return sent
 
     return again(address, done, attack)
@@ -225,6 +227,8 @@ def flood(address: str, done: Callable[[], bool]) -> dict[str, int]:
 
 def attack(name: str, address: str) -> None:
     """Until a line comes."""
+    global _from
+    _from = ATTACKERS[name]
 
     def done() -> bool:
         return bool(select.select([sys.stdin], [], [], 0)[0])
@@ -338,12 +342,13 @@ def main() -> None:
     options.add_argument("--only", choices=ATTACKS)
     options.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options.add_argument("--ask", help=argparse.SUPPRESS)
+    options.add_argument("--settings", type=json.loads, default={}, help=argparse.SUPPRESS)
     options.add_argument("--attack", nargs=2, help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.serve:
-        asyncio.run(serve())
+        asyncio.run(serve(**given.settings))
     elif given.ask:
-        asyncio.run(ask(given.ask))
+        asyncio.run(ask(given.ask, **given.settings))
     elif given.attack:
         attack(*given.attack)
     else:

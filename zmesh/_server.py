@@ -40,7 +40,7 @@ __all__ = ["Handler", "Running", "Server"]
 _log = logging.getLogger("zmesh.server")
 
 _LATENCY_MEMORY: Final = 10.0  # seconds
-_SLICE: Final = 0.02  # seconds of handlers that do not wait, before the loop has another turn
+_SLICE: Final = 0.002  # seconds of handlers that do not wait, before the loop has another turn, and others are read
 _IDLE_WORKERS: Final = 64
 _BUCKETS: Final = 40  # up to 2**39 us, six days
 _EVERYTHING: Final = Admission()  # of methods that are never refused
@@ -425,7 +425,10 @@ class Server:
 
     def item_weighs(self, link: Link) -> str | None:
         """A large item has come: why its call cannot go on, or None."""
-        return self._share_of(link).item()
+        why = self._share_of(link).item()
+        if why is not None:
+            link.limit_broken("max_peer_memory", "an item of a stream was refused")
+        return why
 
     def refuse(self, running: Running, code: int, why: str) -> None:
         """End a call of which what came, or what is to be sent, cannot go on."""

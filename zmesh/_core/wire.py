@@ -38,7 +38,7 @@ _OTHER_DTYPE: Final = re.compile(r"\|b1|<c8|<c16")
 
 MAX_DEPTH: Final = 64  # nesting of containers in a value; far above what people write, far below what hurts
 _ENVELOPE_DEPTH: Final = 8  # what an envelope, a message and a tagged array add to it
-MAX_MESSAGES: Final = 1024  # in one envelope
+MAX_MESSAGES: Final = 64  # in one envelope: what is handled before others have their turn (senders put 33 at most)
 MAX_FRAMES: Final = 256  # behind one envelope
 
 _SCALARS: Final = frozenset((str, int, float, bool, type(None)))

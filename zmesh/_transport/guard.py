@@ -15,7 +15,8 @@ A connection is ended by shutting down its descriptor, as libzmq has no call for
 closes. Numbers of descriptors are used again, so the socket behind one is compared (its inode) before it is touched.
 
 Nothing here runs for a message. A monitor tells of connections that come and go; while there are some, a look at the
-memory of this process twenty times a second tells whether a look at each of them is due.
+memory of this process twenty times a second tells whether a look at each of them is due. All of it is Linux's;
+elsewhere there is no guard.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ import zmq
 from .._refusals import Refusals
 from ..config import Config
 
+if sys.platform == "linux":
+    import fcntl
+    import resource
+
 __all__ = ["MARGIN", "Connection", "Guard"]
 
 MARGIN: Final = 1024 * 1024  # bytes of a message besides its largest frame
@@ -54,8 +59,6 @@ _LOOK_AT_ALL: Final = 1.0  # seconds between looks at each connection, whatever 
 _GROWN: Final = 4 * 1024 * 1024  # bytes more than at the last look at all connections
 _BACKLOG: Final = 32 * 1024 * 1024  # bytes of small messages that are not read yet: more than 8,000 calls of 4 KiB
 _LARGE: Final = 64 * 1024  # bytes of a message that is none of the small ones
-_PAGE: Final = 4096 if sys.platform != "linux" else os.sysconf("SC_PAGE_SIZE")
-_TCP_INFO: Final = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 _RECEIVED_AT: Final = 128  # offset of tcpi_bytes_received in struct tcp_info (Linux 4.1)
 _FIONREAD: Final = 0x541B
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
@@ -115,12 +118,14 @@ class Guard:
         self._connections: dict[int, Connection] = {}  # by descriptor
         self._addresses: dict[str, _Address] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._memory = 0
+        self._memory = 0  # of this process, at the last look at all connections
+        self._much: list[Connection] = []  # that had much under way at the last look
         self._looked = 0.0
         # Opened now: later there may be none left.
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._page = os.sysconf("SC_PAGE_SIZE")
         self._spare = os.dup(self._null)
-        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC) if sys.platform == "linux" else None
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._again: asyncio.Handle | None = None
         self._monitor = _monitor_of(router)
         self._monitor_descriptor: int = self._monitor.getsockopt(zmq.FD)  # type: ignore[assignment]
@@ -135,13 +140,16 @@ class Guard:
         else:
             self._listening.add(int(endpoint.rpartition(":")[2]))
 
-    def met(self, descriptor: int) -> Connection | None:
-        """The connection that the first message of a routing id came by."""
+    def met(self, descriptor: int, host: str) -> Connection | None:
+        """The connection from `host` that the first message of a routing id came by; None where it has ended."""
         while self._poll():  # its event was before the message, and that of another with this number before it
             pass
         connection = self._connections.get(descriptor)
-        if connection is not None:
-            connection.spoke = True
+        if connection is None or connection.spoke:
+            return None
+        if connection.address.startswith("tcp") and connection.address != _address_of(host):
+            return None
+        connection.spoke = True
         return connection
 
     def hang_up(self, connection: Connection, *, penalty: bool = False) -> None:
@@ -172,8 +180,7 @@ class Guard:
         self._connections.clear()
         self._addresses.clear()
         for descriptor in (self._null, self._spare, self._statm):
-            if descriptor is not None:
-                os.close(descriptor)
+            os.close(descriptor)
 
     # -- connections come and go
 
@@ -249,7 +256,7 @@ class Guard:
             with self._borrowed(descriptor) as end:
                 inode = os.fstat(end.fileno()).st_ino
                 here, there = end.getsockname(), end.getpeername()
-                if end.family == getattr(socket, "AF_UNIX", None):
+                if end.family == socket.AF_UNIX:
                     if here not in self._listening:
                         return None
                     credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
@@ -259,8 +266,7 @@ class Guard:
                     return None
         except OSError:
             return None
-        host = there[0].removeprefix("::ffff:")
-        address = f"tcp://[{host}]" if ":" in host else f"tcp://{host}"
+        address = _address_of(there[0])
         return Connection(descriptor, inode, address, f"{address}:{there[1]}", now)
 
     @contextlib.contextmanager
@@ -284,41 +290,46 @@ class Guard:
         self._timer = None
         now = self._time()
         memory = self._resident()
-        closely = False
         if memory - self._memory >= _GROWN or now - self._looked >= _LOOK_AT_ALL:
             self._memory, self._looked = memory, now
-            closely = self._look_at_all(now)
-        elif memory < self._memory:
+            self._look_at_all(now)
+        elif self._much:
+            self._weigh_all(self._much)
+        if memory < self._memory:
             self._memory = memory
-        if closely:
-            self._memory = 0  # look at all of them the next time
         if self._connections or self._addresses:
-            taken = self._time() - now  # many connections: still a tenth of a core at most
-            self._timer = self._loop.call_later(max(_LOOK_CLOSELY if closely else _LOOK, 10 * taken), self._look)
+            pause = _LOOK_CLOSELY if self._much else _LOOK
+            taken = self._time() - now  # of many connections: half of the time at most
+            self._timer = self._loop.call_later(max(pause, 2 * taken), self._look)
 
-    def _look_at_all(self, now: float) -> bool:
-        """Whether there is much under way."""
-        config, most = self._config, self._config.max_message + 2 * MARGIN
+    def _look_at_all(self, now: float) -> None:
+        config = self._config
         patience = max(_SILENCE * config.handshake_timeout, 1.0)
-        much = False
-        held: dict[str, list[Connection]] = {}
         for connection in list(self._connections.values()):
             if not connection.spoke and now - connection.since > patience:
                 self._refusals.note("handshake_timeout", connection.address, "a connection said nothing", now)
                 self.hang_up(connection)
-            elif self._weigh(connection):
-                much = much or connection.held > _GROWN
-                if connection.held > (_BACKLOG if connection.spoke else _GREETING):
-                    self._judge(connection, "max_message", most if connection.spoke else _GREETING)
-                elif connection.held:
-                    held.setdefault(connection.address, []).append(connection)
-        for each in held.values():
-            self._judge_together(each)
+        self._weigh_all(list(self._connections.values()))
         for name, address in list(self._addresses.items()):
             rate = config.max_handshakes_per_second
             if not address.connections and address.tokens + (now - address.when) * rate >= _BURST:
                 del self._addresses[name]
-        return much
+
+    def _weigh_all(self, connections: list[Connection]) -> None:
+        """Judge those that have too much under way; look closely at those that have much, from now on."""
+        most = self._config.max_message + 2 * MARGIN
+        held: dict[str, list[Connection]] = {}
+        self._much = []
+        for connection in connections:
+            if self._connections.get(connection.descriptor) is not connection or not self._weigh(connection):
+                continue
+            if connection.held > (_BACKLOG if connection.spoke else _GREETING):
+                self._judge(connection, "max_message", most if connection.spoke else _GREETING)
+            if connection.held > _GREETING:
+                self._much.append(connection)
+                held.setdefault(connection.address, []).append(connection)
+        for each in held.values():
+            self._judge_together(each)
 
     def _judge_together(self, connections: list[Connection]) -> None:
         """Cut off the largest of those of one address, where together they hold more than they may."""
@@ -363,17 +374,16 @@ class Guard:
         return True
 
     def _received(self, connection: Connection) -> int | None:
-        """Bytes that its kernel has received, in all."""
-        if _TCP_INFO is None or connection.address.startswith("ipc"):
+        """Bytes that its kernel has received, in all. Of another one, if its number was used again: that one is not
+        touched when it is judged by them."""
+        if connection.address.startswith("ipc"):
             return None
         try:
             end = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, connection.descriptor)
         except OSError:
             return None
         try:
-            if os.fstat(connection.descriptor).st_ino != connection.inode:
-                return None
-            info = end.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 256)
+            info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         except OSError:
             return None
         finally:
@@ -384,16 +394,19 @@ class Guard:
 
     def _unread(self, connection: Connection) -> int:
         """Bytes that still are in its kernel: they cost this process nothing."""
-        import fcntl  # where TCP_INFO is, this is
-
         try:
             return int.from_bytes(fcntl.ioctl(connection.descriptor, _FIONREAD, b"\0\0\0\0"), sys.byteorder)
         except OSError:
             return 0
 
     def _resident(self) -> int:
-        """Bytes of memory that this process occupies; 0 where the system does not tell."""
-        return 0 if self._statm is None else int(os.pread(self._statm, 64, 0).split()[1]) * _PAGE
+        """Bytes of memory that this process occupies."""
+        return int(os.pread(self._statm, 64, 0).split()[1]) * self._page
+
+
+def _address_of(host: str) -> str:
+    host = host.removeprefix("::ffff:")
+    return f"tcp://[{host}]" if ":" in host else f"tcp://{host}"
 
 
 def _silent(address: _Address) -> Connection | None:
@@ -409,10 +422,6 @@ def _trusted(address: str) -> bool:
 
 def _most_descriptors() -> int:
     """The number of a descriptor from which on too few are left: numbers are given out from below."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return sys.maxsize
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft - max(32, min(256, soft // 8))
 

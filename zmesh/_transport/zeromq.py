@@ -17,6 +17,7 @@ import contextlib
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections import deque
@@ -315,12 +316,12 @@ class _Dialed(_Socket):
 class _Accepted:
     """A connection that somebody else dialed: a routing id of the inbox."""
 
-    __slots__ = ("_inbox", "connection", "handler", "remote", "routing_id")
-
-    handler: Handler | None  # None: we have ended it, and what still comes is ignored
+    __slots__ = ("_inbox", "connection", "handler", "parted", "remote", "routing_id")
 
     def __init__(self, inbox: _Inbox, routing_id: bytes, connection: Connection | None) -> None:
         self._inbox = inbox
+        self.handler: Handler | None = None  # None: it is over for us, and what still comes is ignored
+        self.parted = False
         self.routing_id = routing_id
         self.remote = f"connection {routing_id.hex()}" if connection is None else connection.label
         self.connection = connection or Connection(-1, 0, "", self.remote, 0.0)  # counts, and nobody looks
@@ -332,7 +333,8 @@ class _Accepted:
         self._inbox.part(self, linger)
 
     def penalize(self) -> None:
-        self._inbox.guard.penalize(self.connection)
+        if self._inbox.guard is not None:
+            self._inbox.guard.penalize(self.connection)
 
 
 class _Inbox(_Socket):
@@ -344,7 +346,9 @@ class _Inbox(_Socket):
         self._peers: dict[bytes, _Accepted] = {}
         self._ignored: deque[_Accepted] = deque()
         self._zmq.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self.guard = Guard(self._zmq, self._loop, transport._config, transport.refusals, self._drain)
+        self.guard: Guard | None = None
+        if sys.platform == "linux":
+            self.guard = Guard(self._zmq, self._loop, transport._config, transport.refusals, self._drain)
         self._watch()
 
     def bind(self, address: str) -> str:
@@ -368,7 +372,8 @@ class _Inbox(_Socket):
         except zmq.ZMQError as error:
             raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
         endpoint: str = self._zmq.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
-        self.guard.bound(endpoint)
+        if self.guard is not None:
+            self.guard.bound(endpoint)
         return endpoint
 
     def send(self, routing_id: bytes, frames: Sequence[Frame]) -> Sent:
@@ -391,9 +396,9 @@ class _Inbox(_Socket):
 
     def part(self, peer: _Accepted, linger: float) -> None:
         """End a connection once it had time to take what was sent last; ignore what comes until then."""
-        if peer.handler is None or self._closed:
+        if peer.parted or self._closed:
             return
-        peer.handler = None
+        peer.parted, peer.handler = True, None
         if peer.connection.descriptor >= 0:
             self._loop.call_later(linger + _LAST_WORDS, self._hang_up, peer)
         else:
@@ -404,7 +409,8 @@ class _Inbox(_Socket):
     def _hang_up(self, peer: _Accepted) -> None:
         if not self._closed:
             self._peers.pop(peer.routing_id, None)
-            self.guard.hang_up(peer.connection)
+            if self.guard is not None:
+                self.guard.hang_up(peer.connection)
 
     def _receive(self) -> None:
         routing_id = self._receive_frame(_NOBLOCK)
@@ -421,12 +427,14 @@ class _Inbox(_Socket):
     def _meet(self, routing_id: bytes) -> bytes:
         """The first frame of a connection."""
         frame: Any = self._zmq.recv(zmq.NOBLOCK, copy=False)
-        try:
-            connection = self.guard.met(frame.get(zmq.SRCFD))
-        except zmq.ZMQError:  # no such thing on this system
-            connection = None
+        connection = None
+        if self.guard is not None:
+            connection = self.guard.met(frame.get(zmq.SRCFD), frame.get("Peer-Address"))
         peer = self._peers[routing_id] = _Accepted(self, routing_id, connection)
-        peer.handler = self._accept(peer)
+        if connection is not None or self.guard is None:
+            peer.handler = self._accept(peer)
+        else:  # it was refused, and what it had sent comes after it
+            self.part(peer, 0.0)
         first: bytes = frame.bytes
         return first
 
@@ -446,7 +454,8 @@ class _Inbox(_Socket):
         return messages, connection.delivered - began
 
     def close(self) -> None:
-        self.guard.close()
+        if self.guard is not None:
+            self.guard.close()
         # What was sent last (GOODBYE) may still be on its way out.
         self._close_socket(linger=0.2)
         self._peers.clear()

@@ -1,0 +1,46 @@
+"""Attackers over real sockets against a real process: it stays small, honest callers are served, attackers are closed.
+
+What honest callers notice, in milliseconds, is measured by `make abuse` on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+
+import pytest
+
+from benchmarks import abuse
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO and descriptors as Linux has them")
+def test_attackers_are_held_and_others_are_served() -> None:
+    # On a busy machine, too, the flood comes to its limit, honest callers keep their link, and what arrives until the
+    # node has its turn to look is within the memory that it may have.
+    patient = {"transport_timeout": 10.0, "suspect_after": 5.0, "handshake_timeout": 3.0}
+    limits = patient | {"max_peer_calls": 500, "max_peer_refusals": 2_000, "max_message": 16 * 2**20}
+    attacks = ("few-files", "endless", "flood")
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(abuse.started("--serve", "--settings", json.dumps(limits), files=1024))
+        client = stack.enter_context(abuse.started("--ask", server.first, "--settings", json.dumps(patient)))
+        attackers = [stack.enter_context(abuse.started("--attack", name, server.first)) for name in attacks]
+        calls = failed = 0
+        for _ in range(40):  # until all are held, on however busy a machine
+            result = client.told("0.5")
+            calls, failed = calls + len(result["taken"]), failed + result["failed"]
+            counted = server.told()
+            if {"max_links_per_address", "max_handshakes_per_second", "max_message", "max_peer_refusals"} <= set(
+                counted
+            ):
+                break
+        else:
+            pytest.fail(f"not held: {counted}")
+        silent, endless, flood = (attacker.told() for attacker in attackers)
+        assert (failed, calls > 0) == (0, True)
+        assert server.memory < abuse.MEMORY
+        assert silent["closed"] > 0
+        assert silent["open"] <= 1024
+        assert endless["closed"] > 0
+        assert flood["closed"] > 0
+        assert client.told("0.1")["failed"] == 0  # the server has outlived it
