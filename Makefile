@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak bugs faults floor beside-stream imports idle uneven test-all lab clean
+.PHONY: demo test check lint types docs examples soak bugs faults floor beside-stream abuse imports idle uneven test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -42,6 +42,9 @@ uneven: $(READY)  ## root: two of four servers ten times slower
 
 floor: $(READY)  ## latency and calls/s beside a bare ROUTER/DEALER loop
 	$(BIN)/python -m benchmarks.floor
+
+abuse: $(READY)  ## what honest callers notice of attackers: silent connections, a message without an end, a flood of calls
+	$(BIN)/python -m benchmarks.abuse $(ARGS)
 
 beside-stream: $(READY)  ## unary latency on a link whose stream is read slowly, and without it
 	$(BIN)/python -m benchmarks.beside_stream

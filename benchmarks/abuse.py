@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ATTACKS = ("silent", "few-files", "endless", "flood")
 ATTACKERS = {name: f"127.0.0.{66 + number}" for number, name in enumerate(ATTACKS)}
 MEMORY = 150 * 1024 * 1024  # the server's, at the most
+CALLS = 60  # in an envelope of the flood; it may have 64 messages
 RATIO, SECONDS = 2.0, 0.005  # the p99 with the attacker, or so much more, whichever is more
 
 # -- the server
@@ -171,62 +172,56 @@ def silent(address: str, done: Callable[[], bool]) -> dict[str, int]:
     return {"opened": opened, "closed": closed, "open": len(those)}
 
 
-def again(address: str, done: Callable[[], bool], attack: Callable[[socket.socket], int]) -> dict[str, int]:
-    """Attack, whenever a connection can be had, until it is closed."""
-    opened = closed = sent = 0
+def again(address: str, done: Callable[[], bool], attack: Callable[[socket.socket], Iterator[int]]) -> dict[str, int]:
+    """Attack, whenever a connection can be had, until it is closed (OSError). attack: yields how much it sent."""
+    count = {"opened": 0, "closed": 0, "sent": 0}
     while not done():
         try:
             with greet(address) as attacker:
-                opened += 1
-                sent += attack(attacker)
-                closed += not done()
+                count["opened"] += 1
+                for sent in attack(attacker):
+                    count["sent"] += sent
         except OSError:
-            closed += 1
+            count["closed"] += 1
             time.sleep(0.01)
-    return {"opened": opened, "closed": closed, "sent": sent}
+    return count
 
 
 def endless(address: str, done: Callable[[], bool]) -> dict[str, int]:
     piece = frame(b"\0" * 512 * 1024, more=True)
 
-    def attack(attacker: socket.socket) -> int:
+    def attack(attacker: socket.socket) -> Iterator[int]:
         hello(attacker)
-        sent = 0
-        with contextlib.suppress(OSError):
-            while not done():
-                attacker.sendall(piece)
-                sent += len(piece)
-        return sent
+        while not done():
+            attacker.sendall(piece)
+            yield len(piece)
 
     return again(address, done, attack)
 
 
 def flood(address: str, done: Callable[[], bool]) -> dict[str, int]:
-    def attack(attacker: socket.socket) -> int:
-        tag, sent, number = hello(attacker), 0, 0
+    def attack(attacker: socket.socket) -> Iterator[int]:
+        tag, number = hello(attacker), 0
         attacker.setblocking(False)
         waiting = b""
-        with contextlib.suppress(ConnectionError):
-            while not done():
-                readable, writable, _ = select.select([attacker], [attacker], [], 0.1)
-                if readable and not attacker.recv(1 << 20):
-                    break
-                if writable:
-                    if not waiting:
-                        calls = [[3, number + n, "Echo.sleep", 10_000, {"seconds": 5.0}, None] for n in range(60)]
-                        number += 60
-                        waiting = frame(cbor2.dumps([tag, int(time.monotonic() * 1000) & 0x7FFF_FFFF, calls]))
-                    with contextlib.suppress(BlockingIOError):
-                        taken = attacker.send(waiting)
-                        waiting = waiting[taken:]
-                        sent += 60 * (not waiting)
-        return sent
+        while not done():
+            readable, writable, _ = select.select([attacker], [attacker], [], 0.1)
+            if readable and not attacker.recv(1 << 20):
+                _closed()
+            if writable:
+                if not waiting:
+                    calls = [[3, number + n, "Echo.sleep", 10_000, {"seconds": 5.0}, None] for n in range(CALLS)]
+                    number += CALLS
+                    waiting = frame(cbor2.dumps([tag, int(time.monotonic() * 1000) & 0x7FFF_FFFF, calls]))
+                with contextlib.suppress(BlockingIOError):
+                    waiting = waiting[attacker.send(waiting) :]
+                    yield 0 if waiting else CALLS
 
     return again(address, done, attack)
 
 
 def attack(name: str, address: str) -> None:
-    """Until a line comes."""
+    """Attack until a line comes; say what came of it."""
     global _from
     _from = ATTACKERS[name]
 
