@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ATTACKS = ("silent", "few-files", "endless", "flood")
 ATTACKERS = {name: f"127.0.0.{66 + number}" for number, name in enumerate(ATTACKS)}
 MEMORY = 150 * 1024 * 1024  # the server's, at the most
-CALLS = 60  # in an envelope of the flood; it may have 64 messages
+CALLS = 64  # in an envelope of the flood, the most that it may have
 RATIO, SECONDS = 2.0, 0.005  # the p99 with the attacker, or so much more, whichever is more
 
 # -- the server

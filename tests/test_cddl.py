@@ -27,7 +27,7 @@ NO_MATTER_OF_GRAMMAR = {
     "an indefinite array",
     "an indefinite text",
     "73 deep",
-    "65 messages",
+    "1,025 messages",
     "257 frames",
     "a frame that did not come",
     "frame 2 of 1",

@@ -12,6 +12,8 @@ import pytest
 import zmesh
 import zmesh.testing
 from zmesh._core import messages as m
+from zmesh._core.wire import MAX_CALLS, decode, encode
+from zmesh._outbox import _PAGE_MESSAGES
 from zmesh._refusals import Refusals
 from zmesh.testing import Host, Mesh
 
@@ -207,8 +209,9 @@ def test_refusals_are_counted_and_logged_once_a_minute(caplog: pytest.LogCapture
     assert len(refusals._logged) <= 1_000
 
 
-def test_an_envelope_has_few_messages() -> None:
-    from zmesh._core.wire import MAX_MESSAGES
-    from zmesh._outbox import _PAGE_MESSAGES
-
-    assert 2 * _PAGE_MESSAGES <= MAX_MESSAGES + m.MINOR  # what one page may grow to
+def test_an_envelope_has_few_calls() -> None:
+    call: m.Message = [m.CALL, 1, "Work.note", 1, {}, None]
+    assert len(decode([encode(0, 0, [call] * MAX_CALLS + [[m.CANCEL, 1]] * 100)])[2]) == MAX_CALLS + 100
+    with pytest.raises(m.ProtocolError, match="65 calls in one envelope, at most 64 are allowed"):
+        decode([encode(0, 0, [*[call] * (MAX_CALLS + 1), [m.CANCEL, 1]])])
+    assert _PAGE_MESSAGES < MAX_CALLS  # of our own

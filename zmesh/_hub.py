@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -28,6 +29,9 @@ _log = logging.getLogger("zmesh.node")
 
 _BUSY_TICKS: Final = 5  # looks at silence per heartbeat while calls are open: suspicion is at most 50 ms late
 _CATCH_UP_EVERY: Final = 5.0  # seconds between looks for what calls that came late may have behind them
+_CATCH_UP_AGAIN: Final = 0.125  # seconds after one before the next, where the loop stood still
+_SHORTEST_LOOK: Final = 0.02  # seconds for which what has arrived is read at once
+_LONGEST_LOOK: Final = 0.25
 _CLOSING: Final = 1.0  # seconds that generators have to close when their node leaves: some never would
 
 
@@ -57,7 +61,7 @@ class Hub:
         self._deadline_armed = float("inf")
         self._tick_timer: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
-        self._caught_up = 0.0
+        self._caught_up = -math.inf
         self._all_left: asyncio.Event = asyncio.Event()
         self.call_received = self._refuse_call
         self.observer: Callable[[Member[Link], State], None] | None = None
@@ -184,7 +188,7 @@ class Hub:
         self._deadline_armed = float("inf")
         now = self._time()
         if now - due > self.config.heartbeat / 2:  # we stood still: an answer that has arrived is no timeout
-            self.transport.poll()
+            self._poll(now - due)
             self.client.judge.stood_still = now
         for item in self.deadlines.due(now):
             item()
@@ -203,7 +207,7 @@ class Hub:
             # The process was stopped, or its loop stood still: silence is no evidence, and what has arrived
             # meanwhile (answers, cancels, goodbyes) is handled before anything is judged.
             _log.debug("the loop stood still for %.3f s", now - self._tick_due)
-            self.transport.poll()
+            self._poll(now - self._tick_due)
             for link in links:
                 link.pardon(now)
             self.client.judge.stood_still = now
@@ -215,12 +219,18 @@ class Hub:
                 member.round_trip = member.link.round_trip
         self._schedule_tick()
 
-    def catch_up(self, stood_still: bool) -> None:
-        """Handle everything that has arrived, where the loop stood still, or has not done so for long."""
+    def catch_up(self, stood_still: float) -> None:
+        """Handle everything that has arrived, where the loop stood still for so long, or longer by its own tick; else
+        only if that was not done for a while, as others may have kept the calls that came late."""
         now = self._time()
-        if stood_still or now - self._tick_due > self.config.heartbeat / 4 or now - self._caught_up > _CATCH_UP_EVERY:
-            self.transport.poll()
-            self._caught_up = self._time()
+        stood_still = max(stood_still, now - self._tick_due)
+        if now - self._caught_up > (_CATCH_UP_AGAIN if stood_still > self.config.heartbeat / 4 else _CATCH_UP_EVERY):
+            self._poll(stood_still)
+
+    def _poll(self, stood_still: float) -> None:
+        """Read what has come in a pause: within a fraction of it, so that a flood does not make the next."""
+        self.transport.poll(min(max(stood_still / 4, _SHORTEST_LOOK), _LONGEST_LOOK))
+        self._caught_up = self._time()
 
     # -- ending
 

@@ -51,16 +51,35 @@ _LATE: Final = 0.125  # seconds in queues, here or on the way, that betray a sta
 class Handler:
     """A method, bound to the instance that serves it."""
 
-    __slots__ = ("admission", "calls", "errors", "express", "function", "histogram", "queue", "schema", "seconds")
+    __slots__ = (
+        "admission",
+        "calls",
+        "errors",
+        "express",
+        "function",
+        "histogram",
+        "long",
+        "queue",
+        "schema",
+        "seconds",
+    )
 
     def __init__(
-        self, schema: MethodSchema, function: Callable[..., Any], admission: Admission, queue: Sized, express: Sized
+        self,
+        schema: MethodSchema,
+        function: Callable[..., Any],
+        admission: Admission,
+        queue: Sized,
+        express: Sized,
+        long: int,
     ) -> None:
-        """admission, queue, express: of what its calls wait for; the last: those of peers with few."""
+        """admission, queue, express: of what its calls wait for. Where `long` wait in the queue, those of peers with
+        few calls wait in `express`."""
         self.schema = schema
         self.admission = admission
         self.queue = queue
         self.express = express
+        self.long = long
         self.function = function
         self.calls = 0
         self.seconds = 0.0
@@ -250,13 +269,13 @@ class Server:
         threads: int,
         executor: Executor,
         deadlines: Deadlines[Callable[[], None]],
-        catch_up: Callable[[bool], None],
+        catch_up: Callable[[float], None],
         node: Node,
         name: str,
         stepper: Stepper,
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
-        """catch_up: deliver what has arrived; True: the loop is known to have stood still."""
+        """catch_up: deliver what has arrived; told for how many seconds the loop stood still, as far as is known."""
         self.loop = asyncio.get_running_loop()
         self.time = clock_of(self.loop)
         self.node = node
@@ -299,13 +318,15 @@ class Server:
                 raw = getattr(type(instance), method.name).handler
                 self._handlers[method.path] = Handler(method, raw.__get__(instance), *self._lane_of(method))
 
-    def _lane_of(self, method: MethodSchema) -> tuple[Admission, Sized, Sized]:
+    def _lane_of(self, method: MethodSchema) -> tuple[Admission, Sized, Sized, int]:
         """What calls of a method wait for, and the two queues there."""
         threaded = not method.is_async and not method.answers_stream
         slots = self._slots
-        lane = (slots.admission, slots.waiting, slots.express) if threaded else (self._lane, self._queue, self._express)
+        lane: tuple[Admission, Sized, Sized, int] = (self._lane, self._queue, self._express, LONG)
+        if threaded:
+            lane = (slots.admission, slots.waiting, slots.express, slots.long)
         if method.service == BUILT_IN or not self._config.admission:
-            return _EVERYTHING, (), ()
+            return _EVERYTHING, (), (), 0
         if lane[0] not in self._lanes:
             self._lanes.append(lane[0])
         return lane
@@ -399,8 +420,8 @@ class Server:
 
     def _turned_away(self, link: Link, message: Message, handler: Handler, remaining: int, now: float) -> bool:
         """Whether a CALL is refused because there is too much to do."""
-        if len(link.running) < FEW and len(handler.express) < FEW:  # it does not stand behind those who have much
-            return False
+        if len(link.running) < FEW > len(handler.express) and len(handler.queue) >= handler.long:
+            return False  # it does not stand behind those who have much
         refusal = handler.admission.admit(len(handler.queue), remaining / 1000, _rank_of(message), now)
         if refusal is None:
             return False
@@ -464,15 +485,20 @@ class Server:
             len(link.running),
             None if latency is None else min(int(latency * 1e6), m.LIMIT),
             0 if wait is None else min(int(wait * 1e6), m.LIMIT),
-            self._level(link),
+            0 if self._spared(link) else self._level(),
             m.DRAINING if self.draining else m.SERVING,
         ]
 
-    def _level(self, link: Link) -> int:
-        """The rank below which every call of a peer is refused, whatever its method."""
+    def _spared(self, link: Link) -> bool:
+        """Whether a peer has so few calls that it is not refused for what others have."""
+        slots = self._slots
+        if len(link.running) >= FEW or len(self._express) >= FEW or len(slots.express) >= FEW:
+            return False
+        return len(self._queue) >= LONG or len(slots.waiting) >= slots.long
+
+    def _level(self) -> int:
+        """The rank below which every call is refused, whatever its method."""
         least = 0
-        if len(link.running) < FEW and len(self._express) < FEW and len(self._slots.express) < FEW:
-            return 0
         for admission in self._lanes:
             if not admission.level:
                 return 0
@@ -610,7 +636,7 @@ class Server:
         if self._held_up or now - running.arrived > _LATE:
             # The loop stood still before the call was read, or since: a cancel may lie unread behind it. Where the loop
             # goes round, the call stood behind others: their flood has no end.
-            self._catch_up(now - self._turned > _LATE)
+            self._catch_up(now - max(self._turned, running.arrived))
             self._held_up = False
         try:
             if running.answered:

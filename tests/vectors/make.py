@@ -291,7 +291,7 @@ envelope("the reply that ends a stream of 128 items", [4, 8, 128, METADATA], to=
 envelope("credit for items that answer", [18, 8, True, 128])
 envelope("credit of none: the server has begun", [18, 9, False, 0], to=CLIENT)
 envelope("an envelope with unknown trailing items", [6, 1], extra=({"later": 1}, 2), canonical=False)
-envelope("64 messages, the most in one envelope", *[[6, number] for number in range(64)])
+envelope("1,024 messages, the most in one envelope", *[[6, number] for number in range(1024)])
 
 # -- values
 
@@ -431,7 +431,7 @@ tags: Any = 7
 for _ in range(70):
     tags = Tag(4711, tags)
 violation("70 tags deep", "tags count", cbor([SERVER, 5, [reply(tags)]]))
-violation("65 messages", "at most 64", cbor([SERVER, 5, [[6, 1]] * 65]))
+violation("1,025 messages", "at most 1,024", cbor([SERVER, 5, [[6, 1]] * 1025]))
 violation("257 frames", "at most 256", cbor([SERVER, 5, []]), *[b""] * 257)
 violation("a frame that did not come", "frame 1 of 0", cbor([SERVER, 5, [reply(Tag(64077, 1))]]))
 violation("frame 0", "the envelope itself", cbor([SERVER, 5, [reply(Tag(64077, 0))]]), b"x")

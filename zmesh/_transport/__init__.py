@@ -77,8 +77,9 @@ class Transport(Protocol):
     def dial(self, address: str, handler: Handler) -> Channel:
         """Start to connect. Raises ValueError for an address that is no address."""
 
-    def poll(self) -> None:
-        """Deliver now everything that has arrived (used after a local pause, before anything is judged)."""
+    def poll(self, seconds: float) -> None:
+        """Deliver now everything that has arrived (used after a local pause, before anything is judged). A flood has no
+        end: for so long at the most, each of those who are connected in turn."""
 
     def close(self) -> None:
         """Close all channels and listeners. Bounded; no callback comes after."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import re
 import sys
@@ -39,8 +40,8 @@ _log = logging.getLogger("zmesh.transport")
 _NEVER: Final = 1_000_000_000  # ms; as a reconnection interval: never (-1 would discard what has arrived)
 _MAX_SOCKETS: Final = 65_535  # a link needs three (DEALER and its monitor's pair); libzmq's default is 1,023
 _QUEUE: Final = 1_000  # envelopes that wait to be sent on a connection, libzmq's default; each carries many messages
-_CATCH_UP: Final = 0.25  # seconds
 _DRAIN: Final = 0.02  # seconds for which one is read that has much under way
+_LAST_LOOK: Final = 5.0  # seconds for what a peer had sent when its connection ended
 _LAST_WORDS: Final = 0.5  # seconds that a connection which we end has to take what was sent last
 _IGNORED: Final = 1_000  # connections that cannot be ended and are ignored instead
 _ENVELOPES_A_TURN: Final = 4  # taken from one socket, and answered, before timers and other sockets get their turn
@@ -124,11 +125,12 @@ class ZeroMQTransport:
         self._dialed[channel] = None
         return channel
 
-    def poll(self) -> None:
+    def poll(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
         if self._inbox is not None:
-            self._inbox.poll(None)
+            self._inbox.poll(None, until=until)
         for channel in list(self._dialed):
-            channel.poll(None)
+            channel.poll(None, until=until)
 
     def close(self) -> None:
         for channel in list(self._dialed):
@@ -176,11 +178,10 @@ class _Socket:
         if not self._closed:
             self.poll(came=True)
 
-    def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False) -> None:
-        """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn. A flood has no
-        end: without a limit, for `_CATCH_UP` at the most."""
+    def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False, until: float = math.inf) -> None:
+        """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn. until: without
+        a limit, when to stop all the same."""
         taken = 0
-        until = time.monotonic() + _CATCH_UP if limit is None else 0.0
         polling, self._polling = self._polling, True
         try:
             while came or (not self._closed and self._readable()):
@@ -277,8 +278,8 @@ class _Dialed(_Socket):
     def penalize(self) -> None:
         """It is the dialer who comes back, and that is us."""
 
-    def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False) -> None:
-        super().poll(limit, came=came)
+    def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False, until: float = math.inf) -> None:
+        super().poll(limit, came=came, until=until)
         if limit is None and not self._closed:
             self._poll_monitor()
 
@@ -306,7 +307,7 @@ class _Dialed(_Socket):
     def _end(self, reason: str) -> None:
         if self._closed:
             return
-        super().poll(None)  # replies that had arrived are answers, not losses
+        super().poll(None, until=time.monotonic() + _LAST_LOOK)  # replies that had arrived are answers, not losses
         if self._closed:  # one of them made the handler close us
             return
         self.close()

@@ -458,7 +458,7 @@ class MemoryTransport:
         self.inlets[channel] = None
         return channel
 
-    def poll(self) -> None:
+    def poll(self, seconds: float) -> None:
         self.inbox.drain(None)
         for channel in list(self.inlets):
             channel.inlet.drain(None)
