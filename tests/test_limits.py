@@ -215,3 +215,23 @@ def test_an_envelope_has_few_calls() -> None:
     with pytest.raises(m.ProtocolError, match="65 calls in one envelope, at most 64 are allowed"):
         decode([encode(0, 0, [*[call] * (MAX_CALLS + 1), [m.CANCEL, 1]])])
     assert _PAGE_MESSAGES < MAX_CALLS  # of our own
+
+
+@zmesh.testing.simulated()
+async def test_values_that_together_are_more_than_a_message_holds(mesh: Mesh) -> None:
+    class Blobs(zmesh.Service):
+        @zmesh.rpc
+        async def sizes(self, blobs: list[bytes]) -> list[int]:
+            return [len(blob) for blob in blobs]
+
+    server = await mesh.start(Blobs(), config=zmesh.Config(max_message=2_000_000))
+    client = await mesh.start()
+    blobs = client.node.client(Blobs)
+    assert await blobs.sizes([bytes(1_500_000)] * 2) == [1_500_000] * 2  # with the margin
+    with pytest.raises(
+        zmesh.InvalidArgument, match=r"is 45000\d\d bytes; .* takes 2000000: split them, or stream them"
+    ):
+        await blobs.sizes([bytes(1_500_000)] * 3)
+    # Calls of one turn, which would leave in one message, leave in several.
+    assert await asyncio.gather(*(blobs.sizes([bytes(1_900_000)]) for _ in range(5))) == [[1_900_000]] * 5
+    assert server.node.stats()["limits"] == {}

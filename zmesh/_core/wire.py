@@ -19,7 +19,7 @@ from .messages import CALL, LIMIT, Message, ProtocolError, brief
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Frame", "decode", "encode", "externalize", "frames_of", "is_plain", "lasting"]
+__all__ = ["MARGIN", "Frame", "decode", "encode", "externalize", "frames_of", "is_plain", "lasting"]
 
 Frame = bytes | memoryview
 
@@ -41,6 +41,7 @@ _ENVELOPE_DEPTH: Final = 8  # what an envelope, a message and a tagged array add
 MAX_MESSAGES: Final = 1024  # in one envelope
 MAX_CALLS: Final = 64  # among them: what is begun before others have their turn; zmesh itself puts 32 into one
 MAX_FRAMES: Final = 256  # behind one envelope
+MARGIN: Final = 1024 * 1024  # bytes that all frames of an envelope may have together beyond the largest single one
 
 _SCALARS: Final = frozenset((str, int, float, bool, type(None)))
 _CONTAINERS: Final = frozenset((dict, list, tuple))

@@ -34,6 +34,7 @@ from typing import Final
 
 import zmq
 
+from .._core.wire import MARGIN
 from .._refusals import Refusals
 from ..config import Config
 
@@ -41,9 +42,7 @@ if sys.platform == "linux":
     import fcntl
     import resource
 
-__all__ = ["MARGIN", "Connection", "Guard"]
-
-MARGIN: Final = 1024 * 1024  # bytes of a message besides its largest frame
+__all__ = ["Connection", "Guard"]
 
 _EVENTS: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 _ACCEPTED: Final = int(zmq.EVENT_ACCEPTED)

@@ -430,7 +430,8 @@ class _Inbox(_Socket):
         frame: Any = self._zmq.recv(zmq.NOBLOCK, copy=False)
         connection = None
         if self.guard is not None:
-            connection = self.guard.met(frame.get(zmq.SRCFD), frame.get("Peer-Address"))
+            with contextlib.suppress(zmq.ZMQError):  # it ended before libzmq asked who was there
+                connection = self.guard.met(frame.get(zmq.SRCFD), frame.get("Peer-Address"))
         peer = self._peers[routing_id] = _Accepted(self, routing_id, connection)
         if connection is not None or self.guard is None:
             peer.handler = self._accept(peer)
