@@ -12,10 +12,13 @@ import pytest
 import zmesh
 import zmesh.testing
 from zmesh._core import messages as m
-from zmesh._core.wire import MAX_CALLS, decode, encode
 from zmesh._outbox import _PAGE_MESSAGES
 from zmesh._refusals import Refusals
 from zmesh.testing import Host, Mesh
+
+from .fake_link import SERVER_ID, FakeOwner, frame_of, open_link
+
+SERVER = m.tag_of(SERVER_ID)
 
 
 class Work(zmesh.Service):
@@ -210,11 +213,18 @@ def test_refusals_are_counted_and_logged_once_a_minute(caplog: pytest.LogCapture
 
 
 def test_an_envelope_has_few_calls() -> None:
-    call: m.Message = [m.CALL, 1, "Work.note", 1, {}, None]
-    assert len(decode([encode(0, 0, [call] * MAX_CALLS + [[m.CANCEL, 1]] * 100)])[2]) == MAX_CALLS + 100
-    with pytest.raises(m.ProtocolError, match="65 calls in one envelope, at most 64 are allowed"):
-        decode([encode(0, 0, [*[call] * (MAX_CALLS + 1), [m.CANCEL, 1]])])
-    assert _PAGE_MESSAGES < MAX_CALLS  # of our own
+    async def main() -> None:
+        call: m.Message = [m.CALL, 1, "Work.note", 1, {}, None]
+        row: m.Message = [m.CALLS, 100, "Work.note", 1, [{"who": "me"}] * (m.MAX_CALLS - 1)]
+        for messages, calls in (([call, row, *[[m.CANCEL, 1]] * 100], None), ([call, call, row], 65)):
+            link, channel = open_link(FakeOwner())
+            link.received([frame_of(SERVER, *messages)])
+            text = f"not the zmesh protocol: {calls} calls in one envelope, at most 64 are allowed"
+            expected = [] if calls is None else [[m.REJECT, zmesh.InvalidArgument.code, text]]
+            assert [each for each in channel.messages if each[0] == m.REJECT] == expected
+
+    asyncio.run(main())
+    assert _PAGE_MESSAGES < m.MAX_CALLS  # of our own
 
 
 @zmesh.testing.simulated()

@@ -38,7 +38,7 @@ _ORDINARY: Final = (Code.UNAVAILABLE, Code.NOT_FOUND, Code.ALREADY_EXISTS)  # re
 _LOGGED: Final = (Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED)  # by `limit_broken`, and not each time
 _REPORT_EVERY: Final = 0.005  # seconds: as fresh as balancing can use, and no cost to each of many small answers
 _USUAL: Final = (4, 6)  # fields of a REPLY and of a CALL
-_LIGHT: Final = 512  # bytes of an envelope of which nobody asks how much memory its calls take
+_LIGHT: Final = 256  # bytes of an envelope of which nobody asks how many calls it has, and how much memory they take
 _LIGHT_MESSAGE: Final = 256  # the same of one message
 _SWELL: Final = 8  # times their size that CBOR items take in memory, as small integers and texts do
 _GREETING: Final = 64 * 1024  # bytes of an envelope before HELLO: a stranger does not make us decode more
@@ -80,6 +80,10 @@ class LinkOwner(Protocol):
     """The REPLY or ERROR to an attempt, which is no longer in `link.pending`, and the time."""
     call_received: Callable[[Link, Message, int, float], None]
     """A CALL, for how many milliseconds it stood in queues, and the time."""
+    replies_received: Callable[[Link, Message, float], None]
+    """A REPLIES, and the time. What is answered is taken out of `link.pending` there."""
+    calls_received: Callable[[Link, Message, int, float], None]
+    """A CALLS, as a CALL."""
 
     def hello(self, expects: bytes | None) -> Hello:
         """What to say of ourselves."""
@@ -158,15 +162,17 @@ class Link:
         self.limit = owner.config.max_message  # the largest frame that the peer takes, in bytes
         self._outbox = Outbox(self, self._loop, owner.config)
         self.post = self._outbox.post  # send a message with everything else that is ready in this turn of the loop
+        self._post_call = self._outbox.call
+        self._post_reply = self._outbox.reply
         self._complained = False  # about a bad message of the peer's: once per link is enough for the log
 
     # -- what the rest of the node asks for
 
     def call(self, call: Outgoing, member: Member[Link], now: float, remaining: int) -> Attempt:
         """Number and send a call. Raises TypeError or ValueError for a value without a form on the wire."""
-        target = call.target
-        arguments = call.arguments
-        if target.buffers and not is_plain(arguments):
+        target, arguments = call.target, call.arguments
+        plain = call.plain or not target.buffers or is_plain(arguments)
+        if not plain:
             arguments = self._outbox.externalize(arguments)
         pending = self.pending
         sequence = self.sequence + 1
@@ -177,10 +183,13 @@ class Link:
         if not pending:
             self._busy_since = now
         attempt = pending[number] = _new_attempt((call, member, self, sequence, now))
-        message: Message = [m.CALL, number, target.path, remaining, arguments, call.request_metadata]
-        if call.marked:
-            message += call.marks()
-        self.post(message)
+        if plain and not call.marked and call.request_metadata is None:
+            self._post_call(number, target.path, remaining, arguments)
+        else:
+            message: Message = [m.CALL, number, target.path, remaining, arguments, call.request_metadata]
+            if call.marked:
+                message += call.marks()
+            self.post(message)
         return attempt
 
     def credit(self, number: int, answer: bool, items: int) -> None:
@@ -205,6 +214,11 @@ class Link:
             value = self._outbox.externalize(value)
         self.owes_report = True
         self.post([m.REPLY, number, value, metadata])
+
+    def reply_flat(self, number: int, value: object) -> None:
+        """As `reply`, with a value that is a scalar, or scalars in a dict or list, and no metadata."""
+        self.owes_report = True
+        self._post_reply(number, value)
 
     def fail(self, number: int, code: int, text: str, *, ran: bool, fields: dict[str, object] | None = None) -> None:
         """Answer a call of the peer's with an error. `ran`: whether the handler was started."""
@@ -294,9 +308,12 @@ class Link:
         if to != owner.tag and (to or self.stage is not Stage.CONNECTING):
             self._violation(f"an envelope for another incarnation ({to:08x}, this is {owner.tag:08x})")
             return
-        size = len(frames[0])
-        if size > _LIGHT or len(frames) > 1 or self.weight:
-            self.weight = _weigh(size, frames, len(messages))
+        if len(frames[0]) > _LIGHT or len(frames) > 1 or self.weight:
+            calls = m.count_calls(messages)
+            if calls > m.MAX_CALLS:
+                self._violation(f"{calls} calls in one envelope, at most {m.MAX_CALLS} are allowed")
+                return
+            self.weight = _weigh(frames, max(calls, len(messages)))
         waited = self._queue_clock.waited(clock, int(now * 1000))
         self._heard = now
         if self.suspected:
@@ -360,6 +377,12 @@ class Link:
             self._violation(f"message kind {kind} before HELLO")
         elif kind == m.REPLY or kind == m.ERROR:
             self._answer_received(message, now)
+        elif kind == m.REPLIES:
+            self._owner.replies_received(self, message, now)
+        elif kind == m.CALLS:
+            if not self._said_goodbye and message[4]:
+                self._last_received = (message[1] + len(message[4]) - 1) & LIMIT
+                self._owner.calls_received(self, message, waited, now)
         elif kind == m.CALL:
             if not self._said_goodbye:
                 self._last_received = message[1]
@@ -560,6 +583,9 @@ class Link:
         self._complain(f"sent a bad message: {why}")
         if not (isinstance(message, list) and len(message) > 1):
             return
+        if type(message[0]) is int and message[0] in (m.CALLS, m.REPLIES):
+            self._bad_row(message, why)
+            return
         kind, number = message[0], message[1]
         if type(kind) is not int or type(number) is not int or not 0 <= number <= LIMIT:
             return  # not even comparable: a numpy array stands where the kind should
@@ -578,6 +604,14 @@ class Link:
             kind == m.END or (kind == m.ITEM and direction is not True) or (kind == m.CREDIT and direction is not False)
         ):
             self.running[number].broken(f"malformed stream: {why}"[:500])
+
+    def _bad_row(self, row: Message, why: str) -> None:
+        """Something is wrong in a row of calls or answers: each is handled by itself, as far as they can be told."""
+        for message in m.single([row]):
+            if message is not row:
+                self._handle_any(message, 0, self._heard)
+            elif row[0] == m.CALLS:
+                self._bad_message([m.CALL, row[1]], why)
 
     def _complain(self, text: str) -> None:
         _log.log(logging.DEBUG if self._complained else logging.WARNING, "%s %s", self.label, text)
@@ -615,8 +649,9 @@ class Link:
             self._owner.link_closed(self, reason, goodbye=goodbye)
 
 
-def _weigh(size: int, frames: list[Frame], messages: int) -> int:
+def _weigh(frames: list[Frame], messages: int) -> int:
     """Bytes of memory that each message of an envelope takes, about; 0 where that is little."""
+    size = len(frames[0])
     if not messages or (len(frames) == 1 and size <= _LIGHT_MESSAGE * messages):
         return 0
     others = sum(frame.nbytes if isinstance(frame, memoryview) else len(frame) for frame in frames[1:])

@@ -237,12 +237,16 @@ envelope("call whose time holds until its stream has begun", [3, 8, "Clock.ticks
 envelope("call of priority 9, lot 127", [3, 9, "A.b", 10000, {}, None, False, 1279])
 envelope("a second attempt, and who had the first", [3, 10, "A.b", 9000, {}, None, False, None, 2, [CLIENT]])
 envelope("call with unknown items behind all known ones", [3, 11, "A.b", 1, {}, None, False, 0, 3, [1, 2], "later"])
+envelope("calls", [12, 2**31 - 2, "Greeter.say_hello", 10000, [{"name": "a"}, ["b"], {}]])
+envelope("calls with an unknown trailing item", [12, 1, "A.b", 1, [{}], "later"])
 envelope("cancel", [6, 2])
 envelope("cancel with an unknown trailing item", [6, 2, {"reason": "later"}])
 envelope("reply: null", [4, 1, None, None], to=CLIENT)
 envelope("reply: text", [4, 2, "Hello, World", None], to=CLIENT)
 envelope("reply with metadata", [4, 3, -1, METADATA], to=CLIENT)
 envelope("reply with an unknown trailing item", [4, 3, True, None, 8], to=CLIENT)
+envelope("replies", [13, [2**31 - 1, 3, 2], ["text", None, {"a": [1]}]], to=CLIENT)
+envelope("replies with an unknown trailing item", [13, [1], [1.5], "later"], to=CLIENT)
 envelope("error: refused before it ran", [5, 1, 12, "no such method", False, None], to=CLIENT)
 envelope(
     "error of a handler, with details",
@@ -535,6 +539,17 @@ bad_message("a call with text for arguments", "a map or an array", [3, 9, "A.b",
 bad_message("a call with numbers in its metadata", "text or bytes", [3, 9, "A.b", 1000, {}, {"a": 1}], refused(9))
 bad_message("a call whose number is too large", "cannot be answered", [3, 2**31, "A.b", 1000, {}, None], [])
 bad_message("a call whose number is a float", "cannot be answered", [3, 9.0, "A.b", 1000, {}, None], [])
+bad_message("calls that end early", "five items", [12, 9, "A.b", 1000], refused(9))
+bad_message("calls with a map of arguments", "an array of them", [12, 9, "A.b", 1000, {"a": 1}], refused(9))
+bad_message("calls of which the second is none", "the first is good, and runs", [12, 9, "A.b", 1000, [{}, "x"]],
+            refused(10))  # fmt: skip
+bad_message("calls with a float for their time", "an integer", [12, 2**31 - 1, "A.b", 1.5, [{}, []]],
+            [*refused(2**31 - 1), *refused(0)])  # fmt: skip
+bad_message("1,025 calls in a row", "as many as messages in an envelope", [12, 9, "A.b", 1000, [{}] * 1025], refused(9))
+bad_message("calls whose first number is a float", "cannot be answered", [12, 9.0, "A.b", 1000, [{}]], [])
+bad_message("replies with fewer values than numbers", "the others are bad replies", [13, [9, 10], [1]], [])
+bad_message("replies without an array of numbers", "nobody's", [13, 9, [1]], [])
+bad_message("replies with a number that is none", "bad by itself", [13, [9, "x"], [1, 2]], [])
 bad_message("a reply that ends early", "four items", [4, 9, 1], [])
 bad_message("an error whose `ran` is an integer", "a boolean", [5, 9, 3, "", 0, None], [])
 bad_message("an error without fields", "six items", [5, 9, 3, "", False], [])
@@ -553,7 +568,7 @@ bad("a bad message among good ones", "the ping is answered", cbor([SERVER, 5, ["
 
 # -- unknown kinds
 
-for kind in (0, 12, 19, 24, 2**31 - 1):
+for kind in (0, 14, 19, 24, 2**31 - 1):
     bad_message(f"kind {kind}", "a kind that this version does not know", [kind, 1, 2, 3], [[11, kind]])
 bad("an unknown kind among known ones", "the ping is answered", cbor([SERVER, 5, [[20, "x"], [7, 6, None, None]]]),
     [[11, 20], [7, None, 6, None]])  # fmt: skip

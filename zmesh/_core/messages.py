@@ -12,7 +12,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 MAJOR: Final = 1
 MINOR: Final = 0
@@ -29,6 +29,9 @@ DRAIN: Final = 8  # [8]
 DRAIN_ACK: Final = 9  # [9]
 GOODBYE: Final = 10  # [10, last call / null]
 UNSUPPORTED: Final = 11  # [11, kind]: the answer to a kind that the sender does not know
+# The usual calls and answers of an envelope, each row of them as one message: see `single`.
+CALLS: Final = 12  # [12, first call, method, remaining ms, [arguments, ...]]
+REPLIES: Final = 13  # [13, [call, ...], [value, ...]]
 ITEM: Final = 16  # [16, call, answer, sequence, value]; answer: of the stream that answers, else of the one that asks
 END: Final = 17  # [17, call, items]: of the stream that asks; the one that answers is ended by REPLY or ERROR
 CREDIT: Final = 18  # [18, call, answer, items]
@@ -38,10 +41,13 @@ SERVING: Final = 0
 DRAINING: Final = 1
 
 LIMIT: Final = 0x7FFF_FFFF  # the largest integer on the wire, and the modulus (plus one) of call numbers and clocks
+MAX_ROW: Final = 1024  # calls, or answers, of one CALLS or REPLIES
+MAX_CALLS: Final = 64  # of one envelope: what is begun before others have their turn; zmesh itself puts 32 into one
 DEFAULT_ITEMS: Final = 16  # of one stream under way, to a node that does not say how many it holds
 DEFAULT_ITEM_BYTES: Final = 65_536
 ARGUMENT_TYPES: Final = (dict, list)
 _METADATA_TYPES: Final = (str, bytes)
+_ARGUMENT_TYPES: Final = frozenset(ARGUMENT_TYPES)
 _INTEGERS: Final = frozenset((int,))
 
 
@@ -198,6 +204,10 @@ def _offer(item: object) -> Offer:
     return offer
 
 
+def _row(value: object) -> TypeGuard[list[object]]:
+    return type(value) is list and len(value) <= MAX_ROW
+
+
 def _number(value: object) -> bool:
     return type(value) is int and 0 <= value <= LIMIT
 
@@ -251,6 +261,23 @@ def _check_nothing(m: Message) -> bool:
     return True
 
 
+def _check_calls(m: Message) -> bool:
+    return (
+        len(m) >= 5
+        and _number(m[1])
+        and type(m[2]) is str
+        and _number(m[3])
+        and _row(m[4])
+        and _ARGUMENT_TYPES.issuperset(map(type, m[4]))
+    )
+
+
+def _check_replies(m: Message) -> bool:
+    return (
+        len(m) >= 3 and _row(m[1]) and _row(m[2]) and len(m[1]) == len(m[2]) and _INTEGERS.issuperset(map(type, m[1]))
+    )
+
+
 def _check_item(m: Message) -> bool:
     return len(m) >= 5 and _number(m[1]) and type(m[2]) is bool and _number(m[3])
 
@@ -279,6 +306,8 @@ NAMES: Final = {
     DRAIN_ACK: "DRAIN_ACK",
     GOODBYE: "GOODBYE",
     UNSUPPORTED: "UNSUPPORTED",
+    CALLS: "CALLS",
+    REPLIES: "REPLIES",
     ITEM: "ITEM",
     END: "END",
     CREDIT: "CREDIT",
@@ -294,6 +323,8 @@ _CHECKS: Final[dict[int, Callable[[Message], bool]]] = {
     DRAIN_ACK: _check_nothing,
     GOODBYE: _check_goodbye,
     UNSUPPORTED: _check_one_number,
+    CALLS: _check_calls,
+    REPLIES: _check_replies,
     ITEM: _check_item,
     END: _check_two_numbers,
     CREDIT: _check_credit,
@@ -336,3 +367,34 @@ def check(message: object) -> int:
     if not fits:
         raise ProtocolError(f"{NAMES[kind]} has fields of the wrong number or type: {brief(message, 120)}")
     return kind
+
+
+def count_calls(messages: list[object]) -> int:
+    """How many calls an envelope has. A row that is too long is refused as one."""
+    calls = 0
+    for each in messages:
+        if type(each) is list and each and type(each[0]) is int:
+            if each[0] == CALL:
+                calls += 1
+            elif each[0] == CALLS and len(each) > 4 and _row(each[4]):
+                calls += len(each[4])
+    return calls
+
+
+def single(messages: list[Message]) -> list[Message]:
+    """The same with each CALLS and REPLIES taken apart into the CALL and REPLY messages that it stands for, as far as
+    they can be told: what is wrong with one of them is its own affair."""
+    apart: list[Message] = []
+    for message in messages:
+        kind = message[0]
+        if kind == CALLS and len(message) >= 5 and _number(message[1]) and _row(message[4]):
+            first: int = message[1]  # type: ignore[assignment]
+            shared, arguments = message[2:4], message[4]
+            apart += [[CALL, (first + n) & LIMIT, *shared, each, None] for n, each in enumerate(arguments)]
+        elif kind == REPLIES and len(message) >= 3 and _row(message[1]) and _row(message[2]):
+            numbers, values = message[1], message[2]
+            apart += [[REPLY, number, value, None] for number, value in zip(numbers, values, strict=False)]
+            apart += [[REPLY, number] for number in numbers[len(values) :]]
+        else:
+            apart.append(message)
+    return apart

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import cbor2
 
-from .messages import CALL, LIMIT, Message, ProtocolError, brief
+from .messages import LIMIT, Message, ProtocolError, brief
 
 if TYPE_CHECKING:
     import numpy
@@ -39,7 +39,6 @@ _OTHER_DTYPE: Final = re.compile(r"\|b1|<c8|<c16")
 MAX_DEPTH: Final = 64  # nesting of containers in a value; far above what people write, far below what hurts
 _ENVELOPE_DEPTH: Final = 8  # what an envelope, a message and a tagged array add to it
 MAX_MESSAGES: Final = 1024  # in one envelope
-MAX_CALLS: Final = 64  # among them: what is begun before others have their turn; zmesh itself puts 32 into one
 MAX_FRAMES: Final = 256  # behind one envelope
 MARGIN: Final = 1024 * 1024  # bytes that all frames of an envelope may have together beyond the largest single one
 
@@ -87,7 +86,7 @@ def decode(frames: Sequence[Frame]) -> tuple[int, int, list[object]]:
             and type(messages) is list
             and 0 <= to <= LIMIT
             and 0 <= clock <= LIMIT
-            and (len(messages) <= MAX_CALLS or (len(messages) <= MAX_MESSAGES and _calls(messages) <= MAX_CALLS))
+            and len(messages) <= MAX_MESSAGES
         ):
             return to, clock, messages
     raise _no_envelope(envelope)
@@ -101,13 +100,7 @@ def _no_envelope(envelope: object) -> ProtocolError:
         return ProtocolError("an envelope is [receiver's tag, sender's clock, messages]")
     if not (0 <= to <= LIMIT and 0 <= clock <= LIMIT):
         return ProtocolError("an envelope's tag and clock are below 2**31")
-    if len(messages) > MAX_MESSAGES:
-        return ProtocolError(f"{len(messages)} messages in one envelope, at most {MAX_MESSAGES} are allowed")
-    return ProtocolError(f"{_calls(messages)} calls in one envelope, at most {MAX_CALLS} are allowed")
-
-
-def _calls(messages: list[object]) -> int:
-    return sum(1 for each in messages if type(each) is list and each and type(each[0]) is int and each[0] == CALL)
+    return ProtocolError(f"{len(messages)} messages in one envelope, at most {MAX_MESSAGES} are allowed")
 
 
 def is_plain(value: object, depth: int = 3) -> bool:
