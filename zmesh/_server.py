@@ -51,9 +51,8 @@ _EVERYTHING.free = sys.maxsize
 _LATE: Final = 0.125  # seconds in queues, here or on the way, that betray a stalled loop: half a heartbeat
 
 
-# What calls of a method wait for: who may join, the queue, that of peers with few calls, and how many have to wait in
-# the first before these go to theirs.
-_Lane = tuple[Admission, Sized, Sized, int]
+# What calls of a method wait for: who may join, the queue, and that of peers with few calls.
+_Lane = tuple[Admission, Sized, Sized]
 
 
 class Handler:
@@ -63,18 +62,17 @@ class Handler:
     """
 
     __slots__ = (
-        "admission", "calls", "direct", "dump_flat", "errors", "express", "function", "histogram", "invoke", "long",
+        "admission", "calls", "direct", "dump_flat", "errors", "express", "function", "histogram", "invoke",
         "queue", "schema", "seconds", "took",
     )  # fmt: skip
 
     def __init__(self, schema: MethodSchema, function: Callable[..., Any], lane: _Lane, *, direct: bool) -> None:
         """lane: what its calls wait for. direct: nothing stands between a call and its coroutine."""
-        admission, queue, express, long = lane
+        admission, queue, express = lane
         self.schema = schema
         self.admission = admission
         self.queue = queue
         self.express = express
-        self.long = long
         self.function = function
         self.direct = direct
         self.invoke, self.dump_flat = schema.invoke, schema.dump_flat
@@ -307,6 +305,7 @@ class Server:
         self._queue: deque[Running] = deque()  # admitted, not begun
         self._express: deque[Running] = deque()  # the same, of peers with few calls, where the queue is long
         self._express_next = True
+        self._crowded = False  # since nobody waited here for the last time, a peer with many calls came
         self._peer_calls = config.max_peer_calls
         target = config.queue_target
         self._lane = Admission(None, target)  # to the loop
@@ -336,11 +335,11 @@ class Server:
         """What calls of a method wait for, and the two queues there."""
         threaded = not method.is_async and not method.answers_stream
         slots = self._slots
-        lane: _Lane = (self._lane, self._queue, self._express, LONG)
+        lane: _Lane = (self._lane, self._queue, self._express)
         if threaded:
-            lane = (slots.admission, slots.waiting, slots.express, slots.long)
+            lane = (slots.admission, slots.waiting, slots.express)
         if method.service == BUILT_IN or not self._config.admission:
-            return _EVERYTHING, (), (), 0
+            return _EVERYTHING, (), ()
         if lane[0] not in self._lanes:
             self._lanes.append(lane[0])
         return lane
@@ -472,7 +471,9 @@ class Server:
 
     def _turned_away(self, link: Link, message: Message, handler: Handler, remaining: int, now: float) -> bool:
         """Whether a CALL is refused because there is too much to do."""
-        if len(link.running) < FEW > len(handler.express) and len(handler.queue) >= handler.long:
+        if len(link.running) >= FEW:
+            self._crowded = True
+        elif self._crowded and len(handler.express) < FEW:
             return False  # it does not stand behind those who have much
         refusal = handler.admission.admit(len(handler.queue), remaining / 1000, _rank_of(message[1], message[6:]), now)  # type: ignore[arg-type]
         if refusal is None:
@@ -540,16 +541,18 @@ class Server:
             len(link.running),
             None if latency is None else min(int(latency * 1e6), m.LIMIT),
             0 if wait is None else min(int(wait * 1e6), m.LIMIT),
-            0 if self._spared(link) else self._level(),
+            self._level_for(link),
             m.DRAINING if self.draining else m.SERVING,
         ]
 
-    def _spared(self, link: Link) -> bool:
-        """Whether a peer has so few calls that it is not refused for what others have."""
-        slots = self._slots
-        if len(link.running) >= FEW or len(self._express) >= FEW or len(slots.express) >= FEW:
-            return False
-        return len(self._queue) >= LONG or len(slots.waiting) >= slots.long
+    def _level_for(self, link: Link) -> int:
+        """The rank below which every call of a peer is refused: none where it has few, and others have too many."""
+        level = self._level()
+        if self._crowded and not any(lane.level or lane.standing for lane in self._lanes):
+            self._crowded = False
+        if self._crowded and len(link.running) < FEW > max(len(self._express), len(self._slots.express)):
+            return 0
+        return level
 
     def _sum_up(self, handler: Handler) -> None:
         """Take in how long calls of a method took."""

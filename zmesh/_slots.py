@@ -18,11 +18,11 @@ class Slots:
     """In order, as a semaphore does; while there is more than can be done, the newest first. Where many wait, calls of
     peers with few of them have every other slot."""
 
-    __slots__ = ("_express_next", "_free", "_time", "admission", "express", "long", "waiting")
+    __slots__ = ("_express_next", "_free", "_long", "_time", "admission", "express", "waiting")
 
     def __init__(self, slots: int, admission: Admission, time: Callable[[], float]) -> None:
         self._free = slots
-        self.long = _TURNS * slots
+        self._long = _TURNS * slots
         self.express: deque[asyncio.Future[None]] = deque()
         self._express_next = True
         self._time = time
@@ -36,7 +36,7 @@ class Slots:
             self.admission.begun += 1
             return
         future = asyncio.get_running_loop().create_future()
-        lane = self.express if few and len(self.waiting) >= self.long else self.waiting
+        lane = self.express if few and len(self.waiting) >= self._long else self.waiting
         lane.append(future)
         try:
             await future
