@@ -22,7 +22,8 @@ CLIENT = Hello(id=bytes.fromhex("434343434343434301020304050607ff"), name="me", 
 class FakeChannel:
     """Takes every envelope and keeps it."""
 
-    remote = "somewhere"
+    remote = address = "somewhere"
+    key: str | None = None
 
     def __init__(self) -> None:
         self.sent: list[list[bytes]] = []
@@ -38,6 +39,9 @@ class FakeChannel:
 
     def penalize(self) -> None:
         self.penalized = True
+
+    def hang_up(self) -> None:
+        self.close()
 
     @property
     def messages(self) -> list[Any]:

@@ -433,7 +433,8 @@ class Link:
             self._hello(message)
         elif kind == m.REJECT:
             self.rejection = (message[1], message[2])  # type: ignore[assignment]
-            self._end(f"rejected by the other side: {message[2]}", goodbye=self.remote is not None)
+            left = self.remote is not None and message[1] != Code.UNAUTHENTICATED
+            self._end(f"rejected by the other side: {message[2]}", goodbye=left)
         elif kind == m.DRAIN:
             self.stage = Stage.LEAVING
             self.usable = False
@@ -506,6 +507,7 @@ class Link:
             self.last_run = expand(last, self.sequence + 1)  # type: ignore[arg-type]
         self._end("the node has left", goodbye=True, linger=self._config.redial_within)
 
+    ended = "lost"  # why it is over, once it is
     last_run: int | None = None  # after GOODBYE: the last of our calls that the peer took; later ones never ran
 
     # -- what the outbox asks for
@@ -571,6 +573,11 @@ class Link:
     def flushed(self) -> int:
         """The sequence of our last call that was handed to the transport."""
         return self._outbox.flushed
+
+    @property
+    def key(self) -> str | None:
+        """The public key that the other side has proven to own; None where the link is not secured."""
+        return None if self.channel is None else self.channel.key
 
     @property
     def label(self) -> str:
@@ -643,8 +650,14 @@ class Link:
         self._outbox.flush()
         self._end(f"refused here: {text}", linger=self._config.redial_within)
 
+    def revoke(self, code: int, text: str) -> None:
+        """End the link for a reason that is told to both sides."""
+        if self.stage is not _CLOSED:
+            self._reject(code, text)
+
     def _end(self, reason: str, *, goodbye: bool = False, linger: float = 0.0) -> None:
         if self.stage is not Stage.CLOSED:
+            self.ended = reason
             self.close(linger)
             self._owner.link_closed(self, reason, goodbye=goodbye)
 

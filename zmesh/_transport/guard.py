@@ -46,6 +46,7 @@ __all__ = ["Connection", "Guard"]
 
 _EVENTS: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 _ACCEPTED: Final = int(zmq.EVENT_ACCEPTED)
+_HANDSHAKE_FAILED: Final = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 _EVENTS_A_TURN: Final = 64  # some 50 us each: calls have their turn between
 _BURST: Final = 1_024  # handshakes that an address may make at once
 _SILENCE: Final = 2  # handshake timeouts in which a connection has to say something: libzmq waits for ZMTP only
@@ -69,6 +70,11 @@ class Connection:
     __slots__ = (
         "address", "base", "delivered", "descriptor", "held", "inode", "label", "last", "seen", "since", "spoke",
     )  # fmt: skip
+
+    @property
+    def host(self) -> str:
+        """The address as a host: an IP address where there is one."""
+        return self.address.removeprefix("tcp://").strip("[]") if self.address.startswith("tcp") else "this host"
 
     def __init__(self, descriptor: int, inode: int, address: str, label: str, now: float) -> None:
         self.descriptor = descriptor
@@ -105,8 +111,10 @@ class Guard:
         config: Config,
         refusals: Refusals,
         drain: Callable[[Connection], tuple[int, int]],
+        failed: Callable[[str, int], None] | None = None,
     ) -> None:
-        """drain: receive for a moment; how many messages, and bytes, came from this connection."""
+        """drain: receive for a moment; how many messages, and bytes, came from this connection. failed: is told of
+        handshakes that fail before ZAP is asked: from which host, and libzmq's code."""
         self._loop = loop
         self._time = time.monotonic  # not the loop's: some show the time of their turn
         self._config = config
@@ -126,7 +134,9 @@ class Guard:
         self._spare = os.dup(self._null)
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._again: asyncio.Handle | None = None
-        self._monitor = _monitor_of(router)
+        self._failed = failed
+        self._failure: int | None = None  # of the connection whose end is told next
+        self._monitor = _monitor_of(router, _EVENTS if failed is None else _EVENTS | _HANDSHAKE_FAILED)
         self._monitor_descriptor: int = self._monitor.getsockopt(zmq.FD)  # type: ignore[assignment]
         loop.add_reader(self._monitor_descriptor, self._poll)
         self._again = loop.call_soon(self._poll_again)
@@ -194,8 +204,10 @@ class Guard:
                 kind, descriptor = struct.unpack("=Hi", event)
                 if kind == _ACCEPTED:
                     self._accepted(descriptor)
-                elif descriptor in self._connections:
-                    self._forget(self._connections[descriptor])
+                elif kind == _HANDSHAKE_FAILED:
+                    self._failure = descriptor  # it is the code, here
+                else:
+                    self._ended(self._connections.get(descriptor))
         except zmq.Again:
             return False
         if self._again is None:
@@ -228,6 +240,13 @@ class Guard:
             self._make_room(connection, address, now)
         if self._timer is None and self._connections:
             self._timer = self._loop.call_later(_LOOK, self._look)
+
+    def _ended(self, connection: Connection | None) -> None:
+        if self._failure is not None and self._failed is not None:
+            self._failed("?" if connection is None else connection.host, self._failure)
+        self._failure = None
+        if connection is not None:
+            self._forget(connection)
 
     def _make_room(self, connection: Connection, address: _Address, now: float) -> None:
         """Keep to the limits: of those that have said nothing yet, the oldest has to go."""
@@ -425,10 +444,10 @@ def _most_descriptors() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft - max(32, min(256, soft // 8))
 
 
-def _monitor_of(router: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+def _monitor_of(router: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
     """Its monitor, whose queue has no bound: where it is full, libzmq's thread stops for all sockets."""
     address = f"inproc://zmesh-guard-{id(router):x}"
-    router.monitor(address, _EVENTS)
+    router.monitor(address, events)
     monitor: zmq.Socket[bytes] = router.context.socket(zmq.PAIR)
     monitor.setsockopt(zmq.RCVHWM, 0)
     monitor.setsockopt(zmq.LINGER, 0)

@@ -1,4 +1,4 @@
-"""The ZeroMQ transport: a ROUTER inbox, a DEALER per connection that is dialed. The only one that opens sockets.
+"""The ZeroMQ transport: a ROUTER inbox, a DEALER per connection that is dialed.
 
 What is unusual here follows from how libzmq 4.3 behaves; each point was tried:
 
@@ -30,7 +30,22 @@ import zmq.utils.monitor
 
 from .._refusals import Refusals
 from ..config import Config
-from . import Accept, Channel, Frame, Handler, Sent, check_address
+from . import (
+    BROKEN_OFF,
+    NOT_TRUSTED,
+    ONLY_HERE,
+    ONLY_THERE,
+    OTHER_KEY,
+    Accept,
+    Channel,
+    Frame,
+    Gate,
+    Handler,
+    Sent,
+    check_address,
+    host_of,
+)
+from .curve import MECHANISM_MISMATCH, Descriptor, InboxWatch, Zap, close_context, peer_of, secure, why_failed
 from .guard import Connection, Guard
 
 __all__ = ["ZeroMQTransport"]
@@ -62,9 +77,7 @@ _NOBLOCK: Final = int(zmq.NOBLOCK)
 _NOBLOCK_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 _REASONS: Final = {
     int(zmq.EVENT_DISCONNECTED): "connection lost",
-    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "ZMTP handshake failed",
-    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "ZMTP handshake failed: no ZeroMQ peer, or another security mechanism",
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "ZMTP handshake failed: not authorised",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "ZMTP handshake failed: no ZeroMQ peer",
     int(zmq.EVENT_CLOSED): "connection refused or unreachable",
     int(zmq.EVENT_CONNECT_RETRIED): "connection refused or unreachable",
 }
@@ -78,11 +91,15 @@ def _shared_context() -> zmq.Context[zmq.Socket[bytes]]:
     global _context
     with _context_lock:
         if _context is None or _context[0] != os.getpid():
-            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-            context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
-            _raise_descriptor_limit()
-            _context = (os.getpid(), context)
+            _context = (os.getpid(), _new_context())
         return _context[1]
+
+
+def _new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+    _raise_descriptor_limit()
+    return context
 
 
 def _raise_descriptor_limit() -> None:
@@ -98,9 +115,9 @@ def _raise_descriptor_limit() -> None:
 
 
 class ZeroMQTransport:
-    """See `_transport.Transport`."""
+    """See `_transport.Transport`. gate: None for a node that is not secured."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, gate: Gate | None = None) -> None:
         loop = asyncio.get_running_loop()
         if not hasattr(loop, "add_reader") or "Proactor" in type(loop).__name__:
             raise RuntimeError(
@@ -110,18 +127,22 @@ class ZeroMQTransport:
         self._loop = loop
         self._config = config
         self.refusals = Refusals()
-        self._context = _shared_context()
+        self._gate = gate
+        self._context = _shared_context() if gate is None else _new_context()
+        self._zap: Zap | None = None
         self._inbox: _Inbox | None = None
         self._dialed: dict[_Dialed, None] = {}
 
     def listen(self, address: str, accept: Accept) -> str:
         check_address(address)
         if self._inbox is None:
+            if self._gate is not None:
+                self._zap = Zap(self._context, self._gate)
             self._inbox = _Inbox(self, accept)
         return self._inbox.bind(address)
 
-    def dial(self, address: str, handler: Handler) -> Channel:
-        channel = _Dialed(self, check_address(address), handler)
+    def dial(self, address: str, handler: Handler, key: str | None = None) -> Channel:
+        channel = _Dialed(self, check_address(address), handler, key)
         self._dialed[channel] = None
         return channel
 
@@ -138,6 +159,11 @@ class ZeroMQTransport:
         if self._inbox is not None:
             self._inbox.close()
             self._inbox = None
+        if self._zap is not None:
+            self._zap.close()
+            self._zap = None
+        if self._gate is not None:
+            close_context(self._context)
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -233,11 +259,16 @@ class _Socket:
 class _Dialed(_Socket):
     """A DEALER: one connection, never another."""
 
-    def __init__(self, transport: ZeroMQTransport, address: str, handler: Handler) -> None:
+    def __init__(self, transport: ZeroMQTransport, address: str, handler: Handler, key: str | None) -> None:
         super().__init__(transport, zmq.DEALER)
         self.remote = address
+        self.address = host_of(address)
+        self.key = key
         self._handler = handler
         socket = self._zmq
+        if transport._gate is not None:
+            assert key is not None, "a secured node dials whom it can tell by a key"
+            secure(socket, transport._gate, key)
         socket.setsockopt(zmq.RECONNECT_IVL, _NEVER)
         if address.startswith("tcp://["):
             socket.setsockopt(zmq.IPV6, 1)
@@ -278,6 +309,9 @@ class _Dialed(_Socket):
     def penalize(self) -> None:
         """It is the dialer who comes back, and that is us."""
 
+    def hang_up(self) -> None:
+        self.close()
+
     def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False, until: float = math.inf) -> None:
         super().poll(limit, came=came, until=until)
         if limit is None and not self._closed:
@@ -297,12 +331,23 @@ class _Dialed(_Socket):
                 if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     self._handler.opened()
                 else:
-                    self._end(_REASONS.get(kind, "connection lost"))
+                    self._end(self._reason(kind, int(event["value"])))
         except zmq.Again:
             return
         except zmq.ZMQError as error:
             if not self._closed and error.errno not in (zmq.ETERM, zmq.ENOTSOCK):
                 raise
+
+    def _reason(self, event: int, value: int) -> str:
+        """What a monitor's event means, for people. Of a handshake that fails libzmq tells little: a listener that
+        was not meant hangs up without a word."""
+        if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == MECHANISM_MISMATCH:
+            return ONLY_THERE if self.key is None else ONLY_HERE
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            return NOT_TRUSTED
+        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            return BROKEN_OFF if self.key is None else OTHER_KEY
+        return _REASONS.get(event, "connection lost")
 
     def _end(self, reason: str) -> None:
         if self._closed:
@@ -317,15 +362,20 @@ class _Dialed(_Socket):
 class _Accepted:
     """A connection that somebody else dialed: a routing id of the inbox."""
 
-    __slots__ = ("_inbox", "connection", "handler", "parted", "remote", "routing_id")
+    __slots__ = (
+        "_descriptor", "_inbox", "address", "connection", "handler", "key", "parted", "remote", "routing_id",
+    )  # fmt: skip
 
-    def __init__(self, inbox: _Inbox, routing_id: bytes, connection: Connection | None) -> None:
+    def __init__(self, inbox: _Inbox, routing_id: bytes, first: zmq.Frame, connection: Connection | None) -> None:
         self._inbox = inbox
         self.handler: Handler | None = None  # None: it is over for us, and what still comes is ignored
         self.parted = False
         self.routing_id = routing_id
         self.remote = f"connection {routing_id.hex()}" if connection is None else connection.label
         self.connection = connection or Connection(-1, 0, "", self.remote, 0.0)  # counts, and nobody looks
+        self.address = peer_of(first)
+        self.key = str(first.get("User-Id")) if inbox.secured else None  # as ZAP was answered
+        self._descriptor = Descriptor.of(first)
 
     def send(self, frames: Sequence[Frame]) -> Sent:
         return self._inbox.send(self.routing_id, frames)
@@ -337,6 +387,10 @@ class _Accepted:
         if self._inbox.guard is not None:
             self._inbox.guard.penalize(self.connection)
 
+    def hang_up(self) -> None:
+        self.close()
+        self._descriptor.shut()
+
 
 class _Inbox(_Socket):
     """The ROUTER: everything that others dial."""
@@ -347,9 +401,17 @@ class _Inbox(_Socket):
         self._peers: dict[bytes, _Accepted] = {}
         self._ignored: deque[_Accepted] = deque()
         self._zmq.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        gate = transport._gate
+        self.secured = gate is not None
+        self._handshakes: InboxWatch | None = None
         self.guard: Guard | None = None
-        if sys.platform == "linux":
-            self.guard = Guard(self._zmq, self._loop, transport._config, transport.refusals, self._drain)
+        if gate is not None:
+            secure(self._zmq, gate, None)
+        if sys.platform == "linux":  # a socket has one monitor: the guard tells of handshakes, too
+            failed = None if gate is None else lambda host, value: gate.refused(host, None, why_failed(value))
+            self.guard = Guard(self._zmq, self._loop, transport._config, transport.refusals, self._drain, failed)
+        elif gate is not None:
+            self._handshakes = InboxWatch(self._zmq, gate)
         self._watch()
 
     def bind(self, address: str) -> str:
@@ -432,7 +494,7 @@ class _Inbox(_Socket):
         if self.guard is not None:
             with contextlib.suppress(zmq.ZMQError):  # it ended before libzmq asked who was there
                 connection = self.guard.met(frame.get(zmq.SRCFD), frame.get("Peer-Address"))
-        peer = self._peers[routing_id] = _Accepted(self, routing_id, connection)
+        peer = self._peers[routing_id] = _Accepted(self, routing_id, frame, connection)
         if connection is not None or self.guard is None:
             peer.handler = self._accept(peer)
         else:  # it was refused, and what it had sent comes after it
@@ -458,6 +520,8 @@ class _Inbox(_Socket):
     def close(self) -> None:
         if self.guard is not None:
             self.guard.close()
+        if self._handshakes is not None:
+            self._handshakes.close()
         # What was sent last (GOODBYE) may still be on its way out.
         self._close_socket(linger=0.2)
         self._peers.clear()
