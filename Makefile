@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults bench floor curve beside-stream imports idle uneven workers scale test-all lab clean
+.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults bench floor curve beside-stream abuse imports idle uneven workers scale test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -57,6 +57,9 @@ floor: $(READY)  ## only latency and calls in flight, beside a bare ROUTER/DEALE
 
 curve: $(READY)  ## latency and calls/s with CURVE on and off, beside bare sockets with CURVE on and off
 	$(BIN)/python -m benchmarks.curve $(ARGS)
+
+abuse: $(READY)  ## what honest callers notice of attackers: silent connections, a message without an end, a flood of calls
+	$(BIN)/python -m benchmarks.abuse $(ARGS)
 
 beside-stream: $(READY)  ## unary latency on a link whose stream is read slowly, and without it
 	$(BIN)/python -m benchmarks.beside_stream

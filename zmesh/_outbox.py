@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from ._core.messages import CALL, CALLS, END, ERROR, ITEM, LIMIT, REPLIES, REPLY, Message, single
-from ._core.wire import encode, externalize, frames_of, is_plain
+from ._core.wire import MARGIN, encode, externalize, frames_of, is_plain
 from ._platform import clock_of
 from ._transport import Frame, Sent
 from .config import Config
@@ -189,10 +189,12 @@ class Outbox:
             messages = self._encodable(single(messages), formless)
             envelope = encode(link.to, clock, messages)
         page: list[Frame] = [envelope]
+        fits = len(envelope) <= link.limit
         if frames:
             self._frames = []
             page += frames
-        if len(envelope) > link.limit:
+            fits = fits and _bytes(page) <= link.limit + MARGIN
+        if not fits:
             self._split(clock, single(messages), frames, too_long)
         elif self._pages or link.channel is None or link.channel.send(page) is not _TAKEN:
             self._pages.append((page, link.sequence))
@@ -218,14 +220,16 @@ class Outbox:
         if not messages:
             return
         envelope = encode(self._link.to, clock, messages)
-        if len(envelope) <= self._link.limit:
-            used = frames_of(messages)
-            last = max(used, default=0)
-            needed = [frame if number in used else b"" for number, frame in enumerate(frames[:last], 1)]
+        used = frames_of(messages)
+        last = max(used, default=0)
+        needed = [frame if number in used else b"" for number, frame in enumerate(frames[:last], 1)]
+        size = len(envelope) + _bytes(needed)
+        if len(envelope) <= self._link.limit and size <= self._link.limit + MARGIN:
             # All get the last sequence: a call must not pass for unsent while a part of its page was sent.
             self._pages.append(([envelope, *needed], self._link.sequence))
         elif len(messages) == 1:
-            why = f"is {len(envelope)} bytes; {self._link.label} takes {self._link.limit}: send large values as bytes"
+            advice = "send large values as bytes" if len(envelope) > self._link.limit else "split them, or stream them"
+            why = f"is {size} bytes; {self._link.label} takes {self._link.limit}: {advice}"
             refused.append((messages[0], why))
         else:
             middle = len(messages) // 2
@@ -274,6 +278,10 @@ class Outbox:
     def _give_up(self, reason: str) -> None:
         self._pages.clear()
         self._link.give_up(reason)
+
+
+def _bytes(frames: list[Frame]) -> int:
+    return sum(frame.nbytes if isinstance(frame, memoryview) else len(frame) for frame in frames)
 
 
 def _follows(message: Message, refused: list[tuple[Message, str]]) -> bool:

@@ -348,6 +348,8 @@ class Node:
             last one was for; the latency of each method in seconds.
         services: calls, and how many retries and hedges their budget has now.
         methods: retries, hedges, second attempts, and errors by code, of those that had any.
+        limits: how often somebody broke one, by its name, most of them settings of `Config`; "protocol": links closed
+            for what is not the protocol.
 
         refused_handshakes, refused_calls: of a secured node. refused_peers: of those that were refused lately, by the
             fingerprint of the key or by host: how many of each, from which address, and why the last time.
@@ -355,9 +357,9 @@ class Node:
 
         What a node served, `zmesh describe --stats` tells.
         """
-        stats = self._running().client.judge.stats()
-        watch = self._running().watch
-        return stats if watch is None else stats | watch.audit.stats()
+        hub = self._running()
+        stats = hub.client.judge.stats() | {"limits": dict(hub.transport.refusals.counts)}
+        return stats if hub.watch is None else stats | hub.watch.audit.stats()
 
     @property
     def peers(self) -> list[Peer]:
