@@ -15,7 +15,7 @@ CAUGHT_BY = {
     "credit_lost": 0,
     "generator_left_open": 0,
     "lost_reply": 4,
-    "missed_suspect": 43,
+    "missed_suspect": 8,
     "retry_not_idempotent": 0,
 }
 
