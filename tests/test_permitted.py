@@ -208,6 +208,22 @@ def test_calls_of_every_kind_are_refused_before_they_run(ring: Ring) -> None:
     run(main)
 
 
+def test_many_calls_at_once_are_refused_one_by_one(ring: Ring) -> None:
+    async def main(mesh: zmesh.testing.Mesh) -> None:
+        client = await start(mesh, ring, boss := Boss())
+        bob, alice = await client("bob"), await client("alice")
+        for who, may in ((bob, False), (alice, True), (bob, False)):  # they travel in rows
+            calls = [who.client(Boss).sign(str(number)) for number in range(64)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            if may:
+                assert answers == [str(number) for number in range(64)]
+            else:
+                assert {type(answer) for answer in answers} == {zmesh.PermissionDenied}
+        assert boss.ran == 64
+
+    run(main)
+
+
 def test_a_server_that_calls_back_needs_permission_too(ring: Ring) -> None:
     class Start(zmesh.Service):
         @zmesh.rpc

@@ -146,6 +146,7 @@ class Link:
         self._last_received: int | None = None
         self._queue_clock = QueueClock()
         self._born = self._heard = self._busy_since = self._time()
+        self._given_up = float("-inf")  # when the first call began that was given up since `_heard`, if one was
         self._pinged: tuple[int, float] = (0, 0.0)
         self.full = False  # whether the peer does not read: what can wait does
         self.owes_report = False  # answers leave, and with them a report, unless one left a moment ago
@@ -194,7 +195,10 @@ class Link:
 
     def cancel(self, number: int) -> None:
         """Give up a call of ours; an answer that still comes is ignored."""
-        if self.pending.pop(number, None) is not None:
+        attempt = self.pending.pop(number, None)
+        if attempt is not None:
+            if self._given_up <= self._heard:
+                self._given_up = attempt.started
             self.post([m.CANCEL, number])
 
     def reply(self, number: int, value: object, metadata: Mapping[str, str | bytes] | None, buffers: bool) -> None:
@@ -255,6 +259,12 @@ class Link:
         self._busy_since = max(self._busy_since, now)
         self._born = max(self._born, now)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the peer owes us a word. That a call was given up since we last heard of it, for a hedge's answer or
+        at its deadline, is none: else a node that hangs would never be suspect where no call stays with it."""
+        return bool(self.pending) or self._given_up > self._heard
+
     def tick(self, now: float) -> None:
         """Judge silence; ping where it is quiet. Called some times per heartbeat."""
         config = self._config
@@ -263,14 +273,14 @@ class Link:
                 self._end("no HELLO within the handshake's time: no zmesh node, or one that does not answer")
             return
         quiet = now - self._heard
-        busy = self.pending or self.running
-        interval = config.heartbeat if busy else config.idle_heartbeat * (1 if self.dialed else 2)
+        waits = self.waits
+        interval = config.heartbeat if waits or self.running else config.idle_heartbeat * (1 if self.dialed else 2)
         number, when = self._pinged
         if quiet >= interval and now - when >= interval:
             self._pinged = ((number + 1) & LIMIT, now)
             self.post([m.HEARTBEAT, self._pinged[0], None, self._owner.report(self)])
-        silent = now - max(self._heard, self._busy_since)
-        if self.pending and not self.suspected and silent >= config.suspect_after:
+        since = self._busy_since if self._given_up <= self._heard else min(self._busy_since, self._given_up)
+        if waits and not self.suspected and now - max(self._heard, since) >= config.suspect_after:
             self.suspected = True
             self._owner.link_silent(self)
 
