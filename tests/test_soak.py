@@ -19,7 +19,7 @@ CAUGHT_BY = {
     "hedges_unbounded": 11,
     "key_moves": 55,
     "lost_reply": 4,
-    "missed_suspect": 43,
+    "missed_suspect": 8,
     "no_panic": 3,
     "no_probe": 1,
     "retries_unbounded": 2,
