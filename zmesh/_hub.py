@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from ._bulk import BulkDoor
 from ._client import Client
 from ._core import messages as m
 from ._core.members import LEVEL_LASTS, Member, Members
@@ -40,6 +41,7 @@ class Hub:
     reply_received: Callable[[Link, Attempt, Message, float], None]
     call_received: Callable[[Link, Message, int, float], None]
     server: Server | None = None
+    bulk: BulkDoor | None = None
 
     def __init__(self, *, config: Config, identity: Hello, transport: Transport, jitter: Callable[[], float]) -> None:
         """jitter: a random number in [0, 1)."""

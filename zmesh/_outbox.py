@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ._core.messages import END, ERROR, ITEM, LIMIT, REPLY, Message
@@ -39,11 +40,17 @@ class Outbox:
         self._armed = False  # whether a flush is sure to come
         self._handle: asyncio.Handle | None = None
         self._closed = False
+        self.divert: Callable[[Message], Message | None] | None = None  # where some go by the bulk connection
 
     def post(self, message: Message) -> None:
         """Send a message with everything else that is ready in this turn of the loop."""
         if self._closed:
             return
+        if self.divert is not None:
+            instead = self.divert(message)
+            if instead is None:
+                return
+            message = instead
         messages = self._messages
         messages.append(message)
         if not self._armed:
@@ -61,12 +68,13 @@ class Outbox:
         """
         if is_plain(value):
             return value
-        frames = self._frames
-        before = len(frames)
+        frames, inline_limit = self._frames, self._config.inline_limit
+        before, total = len(frames), 0
         try:
-            value = externalize(value, frames, self._config.inline_limit)
+            tree = externalize(value, frames, inline_limit)
             for frame in frames[before:]:
-                size = frame.nbytes if isinstance(frame, memoryview) else len(frame)
+                size = len(frame)
+                total += size
                 if size > self._link.limit:
                     raise ValueError(
                         f"a binary value of {size} bytes; {self._link.label} takes {self._link.limit}: split it"
@@ -74,7 +82,23 @@ class Outbox:
         except BaseException:
             del frames[before:]
             raise
-        return value
+        bulk = self._link.bulk
+        if total > self._config.bulk_above and bulk is not None and bulk.usable:
+            aside = frames[before:]
+            del frames[before:]
+            if before:  # they are numbered behind others of the page
+                aside.clear()
+                tree = externalize(value, aside, inline_limit)
+            bulk.aside, self.divert = aside, bulk.divert
+        return tree
+
+    def add_pages(self, pages: list[list[Frame]]) -> None:
+        """Send whole envelopes behind everything that was posted."""
+        self.flush()
+        if not self._closed:
+            self._pages.extend((page, self._link.sequence) for page in pages)
+            if not self._blocked:
+                self._send()
 
     def hold(self) -> None:
         """Until `release`, what is posted waits for it."""

@@ -60,14 +60,15 @@ Accept = Callable[[Channel], Handler]
 class Transport(Protocol):
     """What a node needs of a network."""
 
-    def listen(self, address: str, accept: Accept) -> str:
+    def listen(self, address: str, accept: Accept, *, bulk: bool = False) -> str:
         """Listen at a ZeroMQ-style address (`tcp://host:port`, port 0 or `*`: any) and return the real one.
 
+        bulk: for connections whose silence is not judged, neither by this side nor by that which dials with `bulk`.
         Raises OSError where the address cannot be bound.
         """
 
-    def dial(self, address: str, handler: Handler) -> Channel:
-        """Start to connect. Raises ValueError for an address that is no address."""
+    def dial(self, address: str, handler: Handler, *, bulk: bool = False) -> Channel:
+        """Start to connect. bulk: to what listens so. Raises ValueError for an address that is no address."""
 
     def poll(self) -> None:
         """Deliver now everything that has arrived (used after a local pause, before anything is judged)."""

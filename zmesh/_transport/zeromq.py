@@ -35,6 +35,8 @@ _NEVER: Final = 1_000_000_000  # ms; as a reconnection interval: never (-1 would
 _MAX_SOCKETS: Final = 65_535  # a link needs three (DEALER and its monitor's pair); libzmq's default is 1,023
 _QUEUE: Final = 1_000  # envelopes per connection and direction, libzmq's default; each carries many messages
 _ENVELOPES_A_TURN: Final = 4  # taken from one socket, and answered, before timers and other sockets get their turn
+_BULK_UNACKNOWLEDGED: Final = 10_000  # ms that the kernel sends in vain on a bulk connection before it gives it up
+_BULK_KEEPALIVE: Final = {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 15, zmq.TCP_KEEPALIVE_INTVL: 5}  # seconds
 _EVENTS: Final = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
@@ -100,42 +102,50 @@ class ZeroMQTransport:
         self._loop = loop
         self._config = config
         self._context = _shared_context()
-        self._inbox: _Inbox | None = None
+        self._inboxes: dict[bool, _Inbox] = {}  # by whether they are for bulk
         self._dialed: dict[_Dialed, None] = {}
 
-    def listen(self, address: str, accept: Accept) -> str:
+    def listen(self, address: str, accept: Accept, *, bulk: bool = False) -> str:
         check_address(address)
-        if self._inbox is None:
-            self._inbox = _Inbox(self, accept)
-        return self._inbox.bind(address)
+        inbox = self._inboxes.get(bulk)
+        if inbox is None:
+            inbox = self._inboxes[bulk] = _Inbox(self, accept, bulk)
+        return inbox.bind(address)
 
-    def dial(self, address: str, handler: Handler) -> Channel:
-        channel = _Dialed(self, check_address(address), handler)
+    def dial(self, address: str, handler: Handler, *, bulk: bool = False) -> Channel:
+        channel = _Dialed(self, check_address(address), handler, bulk)
         self._dialed[channel] = None
         return channel
 
     def poll(self) -> None:
-        if self._inbox is not None:
-            self._inbox.poll(None)
+        for inbox in list(self._inboxes.values()):
+            inbox.poll(None)
         for channel in list(self._dialed):
             channel.poll(None)
 
     def close(self) -> None:
         for channel in list(self._dialed):
             channel.close()
-        if self._inbox is not None:
-            self._inbox.close()
-            self._inbox = None
+        for inbox in self._inboxes.values():
+            inbox.close()
+        self._inboxes.clear()
 
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+    def _socket(self, kind: int, bulk: bool) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         config = self._config
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, _QUEUE)
         socket.setsockopt(zmq.RCVHWM, _QUEUE)
         socket.setsockopt(zmq.MAXMSGSIZE, config.max_message)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, round(config.transport_heartbeat * 1000))
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(config.transport_timeout * 1000))
+        if bulk:
+            # A frame of 64 MiB is silence to ZMTP until it is whole. The kernel tells here that the path is lost, and
+            # keeps it known to what stands between (firewalls forget idle connections).
+            socket.setsockopt(zmq.TCP_MAXRT, _BULK_UNACKNOWLEDGED)
+            for option, value in _BULK_KEEPALIVE.items():
+                socket.setsockopt(option, value)
+        else:
+            socket.setsockopt(zmq.HEARTBEAT_IVL, round(config.transport_heartbeat * 1000))
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(config.transport_timeout * 1000))
         socket.setsockopt(zmq.HANDSHAKE_IVL, round(config.handshake_timeout * 1000))
         return socket
 
@@ -143,10 +153,10 @@ class ZeroMQTransport:
 class _Socket:
     """A socket whose descriptor is on the loop. Subclasses say how to `_receive`."""
 
-    def __init__(self, transport: ZeroMQTransport, kind: int) -> None:
+    def __init__(self, transport: ZeroMQTransport, kind: int, bulk: bool) -> None:
         self._transport = transport
         self._loop = transport._loop
-        self._zmq = transport._socket(kind)
+        self._zmq = transport._socket(kind, bulk)
         self._get = self._zmq.getsockopt
         self._receive_frame = self._zmq.recv
         self._send_frame = super(zmq.Socket, self._zmq).send  # without a look at options of draft sockets
@@ -218,8 +228,8 @@ class _Socket:
 class _Dialed(_Socket):
     """A DEALER: one connection, never another."""
 
-    def __init__(self, transport: ZeroMQTransport, address: str, handler: Handler) -> None:
-        super().__init__(transport, zmq.DEALER)
+    def __init__(self, transport: ZeroMQTransport, address: str, handler: Handler, bulk: bool) -> None:
+        super().__init__(transport, zmq.DEALER, bulk)
         self.remote = address
         self._handler = handler
         socket = self._zmq
@@ -316,8 +326,8 @@ class _Accepted:
 class _Inbox(_Socket):
     """The ROUTER: everything that others dial."""
 
-    def __init__(self, transport: ZeroMQTransport, accept: Accept) -> None:
-        super().__init__(transport, zmq.ROUTER)
+    def __init__(self, transport: ZeroMQTransport, accept: Accept, bulk: bool) -> None:
+        super().__init__(transport, zmq.ROUTER, bulk)
         self._accept = accept
         self._handlers: dict[bytes, Handler] = {}
         self._zmq.setsockopt(zmq.ROUTER_MANDATORY, 1)

@@ -1,0 +1,435 @@
+"""The second connection of a link, for messages with large values: opened by who dialed the link when the first such
+message is there, and told to be of that link by a token. `_core.bulk` has the rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from ._core import messages as m
+from ._core.bulk import Arrivals, Departure, Departures, Event, Place, Stage, call_of, follow
+from ._core.messages import LIMIT, BulkOffer, Hello, Message, ProtocolError
+from ._core.wire import decode, encode
+from ._platform import clock_of
+from ._transport import Channel, Frame, Sent, Transport
+from .config import Config
+from .errors import Code
+
+if TYPE_CHECKING:
+    from ._link import Link
+    from ._outbox import Outbox
+
+__all__ = ["Bulk", "BulkDoor"]
+
+_log = logging.getLogger("zmesh.bulk")
+
+_RETRY_FULL: Final = 0.005  # seconds until a full queue is tried again
+_GREETING: Final = 64 * 1024  # bytes of an envelope before HELLO, as on any connection
+_REFUSED: Final = 1_000  # connections that were refused and whose channel is remembered, so that each is told once
+_PORT: Final = re.compile(r":(\d+|\*)$")
+
+
+class Bulk:
+    """The bulk connection of one link, or that there is none. `Handler` of its channel, where we dial it."""
+
+    def __init__(self, link: Link, outbox: Outbox, door: BulkDoor, remote: BulkOffer, token: bytes) -> None:
+        self.token = token
+        self.aside: list[Frame] | None = None  # large values of the message that is posted next
+        self._link = link
+        self._outbox = outbox
+        self._door = door
+        self._loop = asyncio.get_running_loop()
+        self._time = clock_of(self._loop)
+        self._port = remote.port
+        self._stage = Stage.NONE
+        self._channel: Channel | None = None
+        self._of_use = False  # whether anything was taken, here or there, since it was joined
+        self._timer: asyncio.TimerHandle | None = None
+        self._departures = Departures(remote.window)
+        self._arrivals = Arrivals(door.window)
+
+    # -- what the link asks for
+
+    @property
+    def usable(self) -> bool:
+        """Whether large messages are to go this way."""
+        return self._stage is not Stage.OFF
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way, either way."""
+        return bool(self._departures) or bool(self._arrivals.awaited)
+
+    def divert(self, message: Message) -> Message | None:
+        """What is posted in place of a message: PLACE, where it goes by bulk; None where it cannot leave."""
+        aside, self.aside = self.aside, None
+        call = call_of(message)
+        if call is None or (aside is None and not self._departures.waits(call)):
+            return message
+        number = (self._departures.placed + 1) & LIMIT
+        try:
+            envelope = encode(self._link.to, self._clock(), [[m.BULK, number, message]])
+        except (TypeError, ValueError) as error:
+            self._link.unsendable(message, f"has a value without a form on the wire: {error}")
+            return None
+        if len(envelope) > self._link.limit:
+            self._link.unsendable(message, f"is {len(envelope)} bytes beside its binary values: send those as bytes")
+            return None
+        self._departures.add(_departure(call, [envelope, *(aside or ())]))
+        self._loop.call_soon(self._go_on)
+        return [m.PLACE, number, message[0], call[0]]
+
+    def drop(self, number: int, *, ours: bool) -> None:
+        """Nobody wants what was to be sent of a call; `ours`: it was made here. What did not leave need not."""
+
+        def nothing(placed: int) -> Departure:
+            return _departure(call, [encode(self._link.to, self._clock(), [[m.BULK, placed & LIMIT, None]])])
+
+        call = (number, ours)
+        self._departures.drop(call, nothing)
+
+    def give_up(self, number: int) -> None:
+        """The peer gave up a call of its own: what comes of it is not handled."""
+        for place in self._arrivals.awaited:
+            if place.number == number and place.kind == m.CALL:  # what follows is for no open call then
+                place.given_up = True
+        self.drop(number, ours=False)
+
+    def unheard_calls(self) -> list[int]:
+        """The numbers of calls that were placed and have not come; they do not run any more."""
+        calls = [place for place in self._arrivals.awaited if place.kind == m.CALL and not place.given_up]
+        for place in calls:
+            place.given_up = True
+        return [place.number for place in calls]
+
+    def left(self, number: int) -> bool:
+        """Whether a call of ours may have left this process."""
+        return self._departures.left((number, True))
+
+    def close(self) -> None:
+        """The link is over, and with it this."""
+        self._stop_timer()
+        self._stage = Stage.OFF
+        self._outbox.divert = None
+        self._door.forget(self.token)
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    # -- what comes by the control connection
+
+    def control(self, kind: int, message: Any, waited: int, now: float) -> None:
+        """PLACE, BULK, TAKEN or NO_BULK. Raises ProtocolError where it may not come."""
+        m.check_bulk(message)
+        if kind == m.PLACE:
+            place = Place(message[2], message[3], waited, now)
+            if place.kind == m.CALL:
+                self._link.call_came(place.number)
+            early = self._arrivals.place(message[1], place)
+            if early is not None:
+                self._handle(place, early[0], now)
+            elif self._stage is Stage.NONE and self._link.dialed:
+                self._dial()
+        elif kind == m.BULK:
+            self._come(message, now, 0)
+        elif kind == m.TAKEN:
+            self._of_use = True
+            self._departures.taken(message[1])
+            self._go_on()
+            self._settle()
+        else:
+            self._switch_off(Event.REFUSED)
+
+    # -- what the bulk connection tells
+
+    def opened(self) -> None:
+        door, channel = self._door, self._channel
+        assert channel is not None
+        channel.send([encode(self._link.to, self._clock(), [door.greeting(self.token)])])
+
+    def received(self, frames: list[Frame]) -> None:
+        """A message by the bulk connection, which is shaken hands over or was dialed here."""
+        link = self._link
+        try:
+            messages = _open(frames, link.tag, greeted=self._stage is not Stage.DIALING)
+            if self._stage is Stage.DIALING:
+                self._greeted(messages)
+                return
+            now = self._time()
+            size = sum(map(len, frames))
+            for message in messages:
+                kind = m.check(message)
+                if kind == m.REJECT:
+                    self._fail("the other side knows it no more")
+                elif kind != m.BULK:
+                    raise ProtocolError("a bulk connection carries BULK and nothing else")
+                elif self._stage is not Stage.OFF:
+                    m.check_bulk(message)  # type: ignore[arg-type]
+                    link.gather(self._come, message, now, size)
+        except ProtocolError as error:
+            link.violation(f"by its bulk connection: {error}")
+
+    def closed(self, reason: str) -> None:
+        self._channel = None
+        self._stop_timer()
+        if self._stage is Stage.OPEN and self._of_use:
+            self._step(Event.LOST)
+            _log.info("lost the bulk connection with %s: %s", self._link.label, reason)
+            self._departures.again()
+            if self.busy:
+                self._dial()
+        elif self._stage is not Stage.OFF:
+            self._fail(reason)
+
+    def join(self, channel: Channel) -> None:
+        """A bulk connection of this link stands: what was not taken by a former one is sent once more."""
+        if self._channel is not None and self._channel is not channel:
+            self._channel.close()
+        self._channel = channel
+        self._stop_timer()
+        self._of_use = False
+        self._step(Event.JOINED)
+        self._departures.again()
+        self._go_on()
+
+    # -- inside
+
+    def _step(self, event: Event) -> None:
+        self._stage = follow(self._stage, event)
+
+    def _clock(self) -> int:
+        return int(self._time() * 1000) & LIMIT
+
+    def _dial(self) -> None:
+        link = self._link
+        assert link.channel is not None
+        self._step(Event.WANTED)
+        address = _beside(link.channel.remote, self._port)
+        try:
+            self._channel = self._door.transport.dial(address, self, bulk=True)
+        except (ValueError, OSError) as error:
+            self._fail(str(error))
+            return
+        self._timer = self._loop.call_later(self._door.handshake_timeout, self._fail, "no answer in time")
+
+    def _greeted(self, messages: list[object]) -> None:
+        """The answer to our HELLO."""
+        message: Any = messages[0] if len(messages) == 1 else None
+        kind = m.check(message)
+        if kind == m.REJECT:
+            self._fail(f"refused: {message[2]}")
+        elif kind == m.HELLO and self._channel is not None:
+            self.join(self._channel)
+        else:
+            raise ProtocolError(f"message kind {kind} before HELLO")
+
+    def _fail(self, reason: str) -> None:
+        """There is no bulk connection, and will be none: all goes by the control connection."""
+        link = self._link
+        _log.warning(
+            "large values go to and from %s by the connection that all else goes by: no other one can be made (%s)",
+            link.label,
+            reason,
+        )
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        link.post([m.NO_BULK])
+        self._switch_off(Event.FAILED)
+
+    def _switch_off(self, event: Event) -> None:
+        self._step(event)
+        self._stop_timer()
+        self._outbox.divert = None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        self._outbox.add_pages([list(departure.frames) for departure in self._departures.clear()])
+
+    def _go_on(self) -> None:
+        """Hand over what the window and the transport take."""
+        departures = self._departures
+        if self._stage is Stage.NONE and departures and self._link.dialed:
+            self._dial()
+        while self._stage is Stage.OPEN and self._channel is not None and (next := departures.next()) is not None:
+            sent = self._channel.send(next.frames)
+            if sent is Sent.TAKEN:
+                departures.handed()
+                continue
+            if sent is Sent.GONE and not self._link.dialed:  # the dialer sees it, too, and makes another one
+                self._channel = None
+                self._step(Event.LOST)
+                departures.again()
+            elif self._timer is None:
+                self._timer = self._loop.call_later(_RETRY_FULL, self._try_again)
+            break
+        if not departures:
+            self._outbox.divert = None
+
+    def _try_again(self) -> None:
+        self._timer = None
+        self._go_on()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _come(self, message: Any, now: float, size: int) -> None:
+        self._of_use = True
+        place = self._arrivals.come(message[1], message[2], size)
+        if place is not None:
+            self._handle(place, message[2], now)
+
+    def _handle(self, place: Place, message: Any, now: float) -> None:
+        """A message and its place are both here."""
+        link = self._link
+        link.post([m.TAKEN, self._arrivals.handled])
+        if message is not None and not place.given_up:
+            if place.kind == m.CALL and len(message) > 3 and type(message[3]) is int:
+                # It was on its way since its place was: that is no queue, but it takes time that the call has.
+                message[3] = max(message[3] - int((now - place.when) * 1000), 0)
+            link.handle(message, place.waited, now)
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self.busy:
+            self._link.settled()
+
+
+class BulkDoor:
+    """Where the bulk connections of a node come from: it listens for those of links that others dialed, and dials."""
+
+    def __init__(self, transport: Transport, config: Config, identity: Hello, token: Callable[[], bytes]) -> None:
+        """token: 16 new random bytes at each call, which nobody can guess."""
+        self.transport = transport
+        self.window = config.bulk_window
+        self.handshake_timeout = config.handshake_timeout
+        self._identity = identity
+        self._new_token = token
+        self._port = config.bulk_port or 0  # that it listens at; 0: any
+        self._listens = False
+        self._bulks: dict[bytes, tuple[Link, Bulk]] = {}  # of links that others dialed, by token
+        self._refused: deque[Channel] = deque()
+
+    def listen(self, addresses: Iterable[str]) -> None:
+        """Listen beside each of these addresses, on one port. Where that is not possible, large values go by the
+        connection that all else goes by."""
+        for address in dict.fromkeys(_beside(each, 0) for each in addresses):
+            try:
+                bound = self.transport.listen(_PORT.sub(f":{self._port}", address), self._accept, bulk=True)
+            except OSError as error:
+                _log.warning("no bulk connections at %s: %s", address, error)
+                continue
+            self._listens = True
+            if bound.startswith("tcp://"):
+                self._port = int(bound.rpartition(":")[2])
+
+    def meet(self, link: Link, outbox: Outbox, hello: Hello) -> Bulk | None:
+        """The bulk half of a link whose peer said HELLO; None where one of the two does not do this."""
+        remote = hello.bulk
+        if remote is None:
+            return None
+        if link.dialed:
+            return Bulk(link, outbox, self, remote, remote.token) if remote.token else None
+        if not self._listens:
+            return None
+        token = self._new_token()
+        bulk = Bulk(link, outbox, self, remote, token)
+        self._bulks[token] = link, bulk
+        return bulk
+
+    def offer(self, link: Link) -> BulkOffer | None:
+        """What to say of it in the HELLO of a link."""
+        if link.dialed:
+            return BulkOffer(self.window)
+        return None if link.bulk is None else BulkOffer(self.window, link.bulk.token, self._port)
+
+    def forget(self, token: bytes) -> None:
+        self._bulks.pop(token, None)
+
+    def greeting(self, token: bytes = b"") -> Message:
+        """HELLO on a bulk connection; with the token, where we dialed it."""
+        hello = self._identity
+        fields: dict[str, object] = {"id": hello.id, "name": hello.name, "mesh": hello.mesh}
+        return [m.HELLO, m.MAJOR, m.MINOR, fields | {"channel": token} if token else fields]
+
+    def _accept(self, channel: Channel) -> _Stranger:
+        return _Stranger(self, channel)
+
+    def admit(self, channel: Channel, frames: list[Frame]) -> Bulk | None:
+        """Whose bulk connection it is, by its first message; None where it is refused."""
+        clock = 0
+        try:
+            messages = _open(frames, m.tag_of(self._identity.id), greeted=False)
+            message: Any = messages[0] if len(messages) == 1 else None
+            if m.check(message) != m.HELLO or message[1] != m.MAJOR:
+                raise ProtocolError("a bulk connection begins with HELLO of this version")
+            token, peer = message[3].get("channel"), message[3].get("id")
+            link, bulk = self._bulks.get(token, (None, None)) if type(token) is bytes else (None, None)
+        except ProtocolError as error:
+            self._refuse(channel, Code.INVALID_ARGUMENT, f"not the zmesh protocol: {error}"[:500])
+            return None
+        if link is None or bulk is None or link.remote is None or peer != link.remote.id or not bulk.usable:
+            self._refuse(channel, Code.NOT_FOUND, "no link here has a bulk connection with this token")
+            return None
+        channel.send([encode(link.to, clock, [self.greeting()])])
+        return bulk
+
+    def _refuse(self, channel: Channel, code: int, text: str) -> None:
+        _log.info("refused a bulk connection (%s): %s", channel.remote, text)
+        channel.send([encode(0, 0, [[m.REJECT, code, text]])])
+        # A ROUTER cannot hang up: the channel stays, muted, so that each is refused once.
+        self._refused.append(channel)
+        if len(self._refused) > _REFUSED:
+            self._refused.popleft().close()
+
+
+class _Stranger:
+    """`Handler` of a bulk connection that somebody dialed: it becomes one of a link, or is refused."""
+
+    def __init__(self, door: BulkDoor, channel: Channel) -> None:
+        self._door = door
+        self._channel = channel
+        self._bulk: Bulk | None = None
+        self._met = False
+
+    def opened(self) -> None:
+        """It was when it was accepted."""
+
+    def received(self, frames: list[Frame]) -> None:
+        if self._bulk is not None:
+            if self._bulk.usable:
+                self._bulk.received(frames)
+        elif not self._met:
+            self._met = True
+            self._bulk = self._door.admit(self._channel, frames)
+            if self._bulk is not None:
+                self._bulk.join(self._channel)
+
+    def closed(self, reason: str) -> None:
+        """An accepted connection learns its end by sending."""
+
+
+def _departure(call: tuple[int, bool], frames: list[Frame]) -> Departure:
+    return Departure(call, frames, sum(len(frame) for frame in frames))
+
+
+def _open(frames: list[Frame], tag: int, *, greeted: bool) -> list[object]:
+    """The messages of an envelope for us. Raises ProtocolError."""
+    if not greeted and (len(frames) > 1 or len(frames[0]) > _GREETING):
+        raise ProtocolError(f"more than one frame of {_GREETING} bytes before HELLO")
+    to, _, messages = decode(frames)
+    if to != tag and (to or greeted):
+        raise ProtocolError(f"an envelope for another incarnation ({to:08x}, this is {tag:08x})")
+    return messages
+
+
+def _beside(address: str, port: int) -> str:
+    """The address of bulk connections beside another one: the same host at `port`, or the same path and `-bulk`."""
+    return _PORT.sub(f":{port}", address) if address.startswith("tcp://") else f"{address}-bulk"
