@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak bugs faults floor beside-stream imports idle uneven test-all lab clean
+.PHONY: demo test check lint types docs examples soak bugs faults floor beside-stream large imports idle uneven test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -45,6 +45,9 @@ floor: $(READY)  ## latency and calls/s beside a bare ROUTER/DEALER loop
 
 beside-stream: $(READY)  ## unary latency on a link whose stream is read slowly, and without it
 	$(BIN)/python -m benchmarks.beside_stream
+
+large: $(READY)  ## root for its last part: values of 1 to 64 MiB, a stream of 4 GiB, a slow path
+	$(BIN)/python -m benchmarks.large $(ARGS)
 
 lab: $(READY)  ## choose between balancing policies, and write docs/balancing.md; ARGS=--quick: a minute of it
 	$(BIN)/python -m benchmarks.lab $(ARGS)

@@ -27,9 +27,9 @@ SYSTEMS = ["zmesh", "zmesh-typed", "zmesh-ipc"]
 class Side:
     """One process of a system."""
 
-    def __init__(self, system: str, side: str, loop: str, address: str = "") -> None:
+    def __init__(self, system: str, side: str, loop: str, address: str = "", module: str = "benchmarks._peers") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks._peers", system, side, "--loop", loop, "--address", address],
+            [sys.executable, "-m", module, system, side, "--loop", loop, "--address", address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -61,13 +61,13 @@ class Side:
 
 
 @contextlib.contextmanager
-def clients(systems: list[str], loop: str) -> Iterator[dict[str, Side]]:
+def clients(systems: list[str], loop: str, module: str = "benchmarks._peers") -> Iterator[dict[str, Side]]:
     with contextlib.ExitStack() as stack:
         sides = {}
         for system in systems:
-            server = Side(system, "serve", loop)
+            server = Side(system, "serve", loop, module=module)
             stack.callback(server.close)
-            sides[system] = Side(system, "ask", loop, server.address)
+            sides[system] = Side(system, "ask", loop, server.address, module)
             stack.callback(sides[system].close)
         yield sides
 
