@@ -81,7 +81,7 @@ class Bulk:
             self._link.unsendable(message, f"is {len(envelope)} bytes beside its binary values: send those as bytes")
             return None
         self._departures.add(_departure(call, [envelope, *(aside or ())]))
-        self._loop.call_soon(self._go_on)
+        self._go_on()  # its place leaves with this turn of the loop: it is there long before
         return [m.PLACE, number, message[0], call[0]]
 
     def drop(self, number: int, *, ours: bool) -> None:
@@ -213,9 +213,10 @@ class Bulk:
         try:
             self._channel = self._door.transport.dial(address, self, bulk=True)
         except (ValueError, OSError) as error:
-            self._fail(str(error))
-            return
-        self._timer = self._loop.call_later(self._door.handshake_timeout, self._fail, "no answer in time")
+            within, reason = 0.0, str(error)
+        else:
+            within, reason = self._door.handshake_timeout, "no answer in time"
+        self._timer = self._loop.call_later(within, self._fail, reason)
 
     def _greeted(self, messages: list[object]) -> None:
         """The answer to our HELLO."""

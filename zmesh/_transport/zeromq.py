@@ -18,7 +18,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import zmq
@@ -254,7 +254,7 @@ class _Dialed(_Socket):
             if len(frames) == 1:
                 self._send_frame(frames[0], _NOBLOCK)
             else:
-                self._zmq.send_multipart(frames, zmq.NOBLOCK, copy=False)
+                _send_all(self._send_frame, frames)
         except zmq.Again:
             return Sent.FULL
         self._after_send()
@@ -363,7 +363,7 @@ class _Inbox(_Socket):
             if len(frames) == 1:
                 self._send_frame(frames[0], _NOBLOCK)
             else:
-                self._zmq.send_multipart(frames, zmq.NOBLOCK, copy=False)
+                _send_all(self._send_frame, frames)
         except zmq.Again:
             return Sent.FULL
         except zmq.ZMQError as error:
@@ -389,6 +389,14 @@ class _Inbox(_Socket):
         # What was sent last (GOODBYE) may still be on its way out.
         self._close_socket(linger=0.2)
         self._handlers.clear()
+
+
+def _send_all(send: Callable[..., object], frames: Sequence[Frame]) -> None:
+    """An envelope, which is small, and what is behind it without a copy. Only the first may meet a full queue."""
+    send(frames[0], _NOBLOCK_MORE)
+    for frame in frames[1:-1]:
+        send(frame, _NOBLOCK_MORE, False)
+    send(frames[-1], _NOBLOCK, False)
 
 
 def _rest(socket: zmq.Socket[bytes], first: bytes) -> list[Frame]:
