@@ -48,7 +48,7 @@ class FakeOwner:
         self.config = Config() if config is None else config
         self.identity = Hello(id=SERVER_ID, name="greeter-1", mesh="default")
         self.tag = m.tag_of(SERVER_ID)
-        self.bulk = None
+        self.bulk: Any = None
         self.events: list[tuple[Any, ...]] = []
 
     @functools.cached_property

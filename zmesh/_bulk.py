@@ -250,7 +250,7 @@ class Bulk:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        self._outbox.add_pages([list(departure.frames) for departure in self._departures.clear()])
+        self._outbox.add_pages([list(departure.frames) for departure in self._departures.rest()])
 
     def _go_on(self) -> None:
         """Hand over what the window and the transport take."""

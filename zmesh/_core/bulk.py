@@ -163,13 +163,11 @@ class Departures:
         """The connection is lost: what was not taken is handed over once more."""
         self._handed = self._under_way = 0
 
-    def clear(self) -> list[Departure]:
-        """All that was not taken, which is sent otherwise."""
-        kept = list(self._kept)
-        self._kept.clear()
-        self._calls.clear()
-        self.again()
-        return kept
+    def rest(self) -> list[Departure]:
+        """All that was not taken: it is handed over otherwise, at once."""
+        self._handed, self._left = len(self._kept), self.placed
+        self._under_way = sum(departure.size for departure in self._kept)
+        return list(self._kept)
 
 
 class Place:
@@ -234,7 +232,7 @@ class Arrivals:
         """A message has come: its place, if that is here; None also for one that had come before. Raises ProtocolError
         where it may not."""
         if number != (self._came + 1) & LIMIT:
-            if (self._came - number) & LIMIT <= MAX_PLACES and (number or self._came > LIMIT):
+            if (self._came - number) & LIMIT < min(self._came, MAX_PLACES):
                 return None  # sent once more, since a connection was lost before TAKEN arrived
             raise ProtocolError(f"bulk message {number} came where {self._came + 1} was due")
         self._came += 1

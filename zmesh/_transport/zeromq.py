@@ -35,6 +35,8 @@ _NEVER: Final = 1_000_000_000  # ms; as a reconnection interval: never (-1 would
 _MAX_SOCKETS: Final = 65_535  # a link needs three (DEALER and its monitor's pair); libzmq's default is 1,023
 _QUEUE: Final = 1_000  # envelopes per connection and direction, libzmq's default; each carries many messages
 _ENVELOPES_A_TURN: Final = 4  # taken from one socket, and answered, before timers and other sockets get their turn
+_IO_THREADS: Final = 2  # of the context: one for large values, so that small ones do not wait while it copies
+_SMALL, _LARGE = 1, 2  # masks of them
 _BULK_UNACKNOWLEDGED: Final = 10_000  # ms that the kernel sends in vain on a bulk connection before it gives it up
 _BULK_KEEPALIVE: Final = {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 15, zmq.TCP_KEEPALIVE_INTVL: 5}  # seconds
 _EVENTS: Final = (
@@ -66,12 +68,13 @@ _context: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
 
 
 def _shared_context() -> zmq.Context[zmq.Socket[bytes]]:
-    """The process's one context (one IO thread serves all nodes); a new one after a fork."""
+    """The process's one context (its IO threads serve all nodes); a new one after a fork."""
     global _context
     with _context_lock:
         if _context is None or _context[0] != os.getpid():
             context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
             context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+            context.set(zmq.IO_THREADS, _IO_THREADS)
             _raise_descriptor_limit()
             _context = (os.getpid(), context)
         return _context[1]
@@ -136,6 +139,7 @@ class ZeroMQTransport:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, _QUEUE)
         socket.setsockopt(zmq.RCVHWM, _QUEUE)
+        socket.setsockopt(zmq.AFFINITY, _LARGE if bulk else _SMALL)
         socket.setsockopt(zmq.MAXMSGSIZE, config.max_message)
         if bulk:
             # A frame of 64 MiB is silence to ZMTP until it is whole. The kernel tells here that the path is lost, and
