@@ -159,7 +159,7 @@ async def test_an_answer_opens_it_too(mesh: Mesh) -> None:
 @zmesh.testing.simulated(link=SLOW)
 async def test_items_keep_their_order_whatever_their_size(mesh: Mesh) -> None:
     server, caller, client = await nodes(mesh, Store())
-    sizes = [10, 400_000, 1, 2, 300_000, 300_000, 5, 0]
+    sizes = [10, 400_000, 1, 20_000, 100_000, 2, 300_000, 300_000, 5, 0]  # on the page, in frames of it, and by bulk
 
     async def values() -> AsyncIterator[bytes]:
         for size in sizes:
@@ -414,22 +414,25 @@ def departing(window: int = 100) -> Departures:
     return Departures(window)
 
 
-def add(departures: Departures, number: int, size: int) -> Departure:
-    departure = Departure((number, True), [bytes(size)], size)
+def add(departures: Departures, number: int, size: int, *, begins: bool = True) -> Departure:
+    departure = Departure((number, True), [bytes(size)], size, begins=begins)
     departures.add(departure)
     return departure
 
 
 def test_departures_keep_to_the_window_and_to_their_order() -> None:
     departures = departing()
-    first, second, third = (add(departures, number, size) for number, size in ((7, 60), (8, 60), (7, 300)))
+    first, second = add(departures, 7, 60), add(departures, 8, 60)
+    third = add(departures, 7, 300, begins=False)
     assert departures.next() is first
     departures.handed()
     assert departures.next() is None, "the window is full"
     assert departures.waits((7, True))
     assert departures.left((7, True))
     assert not departures.left((8, True))
-    assert departures.left((9, True)), "it never went by bulk"
+    assert departures.left((10, True)), "it never went by bulk"
+    add(departures, 9, 1, begins=False)
+    assert departures.left((9, True)), "only an item of it goes by bulk"
     departures.taken(1)
     assert departures.waits((7, True)), "there is another one of it"
     assert departures.next() is second
@@ -443,6 +446,9 @@ def test_departures_keep_to_the_window_and_to_their_order() -> None:
     with pytest.raises(ProtocolError, match="not under way"):
         departures.taken(2)
     departures.taken(3)
+    assert departures.next() is not None
+    departures.handed()
+    departures.taken(4)
     assert len(departures) == 0
     assert not departures.waits((7, True))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from ._core import messages as m
-from ._core.bulk import Arrivals, Departure, Departures, Event, Place, Stage, call_of, follow
+from ._core.bulk import Arrivals, CallKey, Departure, Departures, Event, Place, Stage, call_of, follow
 from ._core.messages import LIMIT, BulkOffer, Hello, Message, ProtocolError
 from ._core.wire import decode, encode
 from ._platform import clock_of
@@ -55,6 +55,10 @@ class Bulk:
 
     # -- what the link asks for
 
+    def takes(self, size: int, call: CallKey | None) -> bool:
+        """Whether a message with so many bytes in frames is to go this way."""
+        return self.usable and (size > self._door.above or self._departures.waits(call))
+
     @property
     def usable(self) -> bool:
         """Whether large messages are to go this way."""
@@ -80,7 +84,7 @@ class Bulk:
         if len(envelope) > self._link.limit:
             self._link.unsendable(message, f"is {len(envelope)} bytes beside its binary values: send those as bytes")
             return None
-        self._departures.add(_departure(call, [envelope, *(aside or ())]))
+        self._departures.add(_departure(call, [envelope, *(aside or ())], message[0] == m.CALL))
         self._go_on()  # its place leaves with this turn of the loop: it is there long before
         return [m.PLACE, number, message[0], call[0]]
 
@@ -156,7 +160,7 @@ class Bulk:
         """A message by the bulk connection, which is shaken hands over or was dialed here."""
         link = self._link
         try:
-            messages = _open(frames, link.tag, greeted=self._stage is not Stage.DIALING)
+            messages = _open(frames, link.tag, greeted=self._stage is not Stage.DIALING, dialed=link.dialed)
             if self._stage is Stage.DIALING:
                 self._greeted(messages)
                 return
@@ -309,6 +313,7 @@ class BulkDoor:
     def __init__(self, transport: Transport, config: Config, identity: Hello, token: Callable[[], bytes]) -> None:
         """token: 16 new random bytes at each call, which nobody can guess."""
         self.transport = transport
+        self.above = config.bulk_above
         self.window = config.bulk_window
         self.handshake_timeout = config.handshake_timeout
         self._identity = identity
@@ -367,7 +372,7 @@ class BulkDoor:
         """Whose bulk connection it is, by its first message; None where it is refused."""
         clock = 0
         try:
-            messages = _open(frames, m.tag_of(self._identity.id), greeted=False)
+            messages = _open(frames, m.tag_of(self._identity.id), greeted=False, dialed=False)
             message: Any = messages[0] if len(messages) == 1 else None
             if m.check(message) != m.HELLO or message[1] != m.MAJOR:
                 raise ProtocolError("a bulk connection begins with HELLO of this version")
@@ -417,16 +422,16 @@ class _Stranger:
         """An accepted connection learns its end by sending."""
 
 
-def _departure(call: tuple[int, bool], frames: list[Frame]) -> Departure:
-    return Departure(call, frames, sum(len(frame) for frame in frames))
+def _departure(call: CallKey, frames: list[Frame], begins: bool = False) -> Departure:
+    return Departure(call, frames, sum(map(len, frames)), begins=begins)
 
 
-def _open(frames: list[Frame], tag: int, *, greeted: bool) -> list[object]:
+def _open(frames: list[Frame], tag: int, *, greeted: bool, dialed: bool) -> list[object]:
     """The messages of an envelope for us. Raises ProtocolError."""
     if not greeted and (len(frames) > 1 or len(frames[0]) > _GREETING):
         raise ProtocolError(f"more than one frame of {_GREETING} bytes before HELLO")
     to, _, messages = decode(frames)
-    if to != tag and (to or greeted):
+    if to != tag and (to or (greeted and not dialed)):  # who refuses a connection may not know whose it is
         raise ProtocolError(f"an envelope for another incarnation ({to:08x}, this is {tag:08x})")
     return messages
 

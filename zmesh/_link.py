@@ -185,7 +185,8 @@ class Link:
 
     def item(self, number: int, answer: bool, sequence: int, value: object) -> None:
         """Send an item of a stream. Raises TypeError or ValueError for a value without a form on the wire."""
-        self.post([m.ITEM, number, answer, sequence & LIMIT, self._outbox.externalize(value)])
+        value = self._outbox.externalize(value, (number, not answer))
+        self.post([m.ITEM, number, answer, sequence & LIMIT, value])
 
     def cancel(self, number: int) -> None:
         """Give up a call of ours; an answer that still comes is ignored."""
@@ -200,7 +201,7 @@ class Link:
         buffers: whether the value may hold large binary values.
         """
         if buffers and not is_plain(value):
-            value = self._outbox.externalize(value)
+            value = self._outbox.externalize(value, (number, False))
         self.owes_report = True
         self.post([m.REPLY, number, value, metadata])
 
@@ -209,7 +210,7 @@ class Link:
         self.owes_report = True
         if fields is not None:
             try:
-                fields = self._outbox.externalize(fields)  # type: ignore[assignment]
+                fields = self._outbox.externalize(fields, (number, False))  # type: ignore[assignment]
             except (TypeError, ValueError) as error:
                 text, fields = f"{text} (its details were left out: {error})", None
         self.post([m.ERROR, number, code, text, ran, fields])

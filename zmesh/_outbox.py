@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from ._core.bulk import CallKey
 from ._core.messages import END, ERROR, ITEM, LIMIT, REPLY, Message
 from ._core.wire import encode, externalize, frames_of, is_plain
 from ._platform import clock_of
@@ -61,8 +62,9 @@ class Outbox:
             if self._pages and not self._blocked:
                 self._send()
 
-    def externalize(self, value: object) -> object:
-        """A value for the next message that is posted, its large binary leaves moved to frames of the page.
+    def externalize(self, value: object, call: CallKey | None = None) -> object:
+        """A value for the next message that is posted, its large binary leaves moved to frames: of the page, or of the
+        message's own, where they go by the bulk connection. call: that it belongs to, unless it begins with this.
 
         Raises TypeError or ValueError where it has no form on the wire, or is larger than the peer takes.
         """
@@ -83,7 +85,7 @@ class Outbox:
             del frames[before:]
             raise
         bulk = self._link.bulk
-        if total > self._config.bulk_above and bulk is not None and bulk.usable:
+        if total and bulk is not None and bulk.takes(total, call):
             aside = frames[before:]
             del frames[before:]
             if before:  # they are numbered behind others of the page

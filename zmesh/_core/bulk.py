@@ -17,7 +17,18 @@ from typing import Final
 from .messages import CALL, END, ERROR, ITEM, LIMIT, REPLY, Message, ProtocolError, brief
 from .timing import expand
 
-__all__ = ["TRANSITIONS", "Arrivals", "Departure", "Departures", "Event", "Place", "Stage", "call_of", "follow"]
+__all__ = [
+    "TRANSITIONS",
+    "Arrivals",
+    "CallKey",
+    "Departure",
+    "Departures",
+    "Event",
+    "Place",
+    "Stage",
+    "call_of",
+    "follow",
+]
 
 Frame = bytes | memoryview
 CallKey = tuple[int, bool]  # a call's number, and whether the sender of the message made the call
@@ -78,9 +89,11 @@ def call_of(message: Message) -> CallKey | None:
 class Departure:
     """A message that leaves by bulk, as frames."""
 
-    __slots__ = ("call", "frames", "size")
+    __slots__ = ("begins", "call", "frames", "size")
 
-    def __init__(self, call: CallKey, frames: Sequence[Frame], size: int) -> None:
+    def __init__(self, call: CallKey, frames: Sequence[Frame], size: int, *, begins: bool = False) -> None:
+        """begins: whether it is the CALL itself."""
+        self.begins = begins
         self.call = call
         self.frames = frames
         self.size = size
@@ -149,11 +162,11 @@ class Departures:
                     self._kept[at] = instead(self._first + at)
 
     def left(self, call: CallKey) -> bool:
-        """Whether the first message of a call may have left: unless it is kept here and was never handed over."""
+        """Whether CALL of a call may have left: unless it is kept here and was never handed over."""
         if call not in self._calls:
             return True
-        at = next(at for at, each in enumerate(self._kept) if each.call == call)
-        return self._first + at <= self._left
+        unsent = range(max(self._left + 1 - self._first, 0), len(self._kept))
+        return not any(self._kept[at].begins and self._kept[at].call == call for at in unsent)
 
     @property
     def _first(self) -> int:
