@@ -11,7 +11,7 @@ demo: $(READY)  ## five unlike nodes on this machine, faults under load, the fai
 	$(BIN)/zmesh demo
 
 test: $(READY)  ## the test suite; what needs root or a missing program is skipped, except in CI
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadgroup
 
 check: lint types docs examples  ## what CI runs besides the tests
 

@@ -115,7 +115,21 @@ class Fuzzer:
         rng = self.rng
         number = rng.choice([0, 1, 2, 3, 4, 2**31 - 1])
         kind = rng.choice(
-            [m.CALL, m.CALL, m.REPLY, m.REPLY, m.ERROR, m.CANCEL, m.HEARTBEAT, m.UNSUPPORTED, m.DRAIN_ACK, 16, 99]
+            [
+                m.CALL,
+                m.CALL,
+                m.REPLY,
+                m.REPLY,
+                m.ERROR,
+                m.CANCEL,
+                m.HEARTBEAT,
+                m.UNSUPPORTED,
+                m.DRAIN_ACK,
+                m.CALLS,
+                m.REPLIES,
+                16,
+                99,
+            ]
         )
         if rng.random() < 0.03:
             kind = rng.choice([m.HELLO, m.REJECT, m.DRAIN, m.GOODBYE])
@@ -137,6 +151,8 @@ class Fuzzer:
             m.CANCEL: [m.CANCEL, number],
             m.HEARTBEAT: [m.HEARTBEAT, rng.choice([None, number]), rng.choice([None, 1]), rng.choice([None, report])],
             m.GOODBYE: [m.GOODBYE, rng.choice([None, number])],
+            m.CALLS: [m.CALLS, number, path, rng.choice([0, 1000]), [arguments, {}, []][: rng.randrange(4)]],
+            m.REPLIES: [m.REPLIES, [number, 1, 2][: rng.randrange(4)], [value, 1, value][: rng.randrange(4)]],
             m.UNSUPPORTED: [m.UNSUPPORTED, rng.choice([1, 3, 16])],
         }  # fmt: skip
         message = good.get(kind, [kind])

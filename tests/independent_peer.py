@@ -15,7 +15,9 @@ import cbor2
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-HELLO, REJECT, CALL, REPLY, ERROR, CANCEL, HEARTBEAT, DRAIN, DRAIN_ACK, GOODBYE, UNSUPPORTED = range(1, 12)
+HELLO, REJECT, CALL, REPLY, ERROR, CANCEL, HEARTBEAT, DRAIN, DRAIN_ACK, GOODBYE, UNSUPPORTED, CALLS, REPLIES = range(
+    1, 14
+)
 ITEM, END, CREDIT = 16, 17, 18
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS = 3, 4, 5, 6
 FAILED_PRECONDITION, UNIMPLEMENTED, UNAVAILABLE = 9, 12, 14
@@ -236,6 +238,13 @@ class Link:
                 self.answers[number] = (value, metadata)
             case [5, number, code, text, ran, fields, *_] if self.opened.pop(number, None):
                 self.answers[number] = Status(code, text, ran, fields)
+            case [12, first, path, remaining, every, *_]:
+                for place, arguments in enumerate(every):
+                    self.take_call((first + place) % WRAP, path, remaining - waited, arguments, None)
+            case [13, numbers, values, *_]:
+                for number, value in zip(numbers, values, strict=True):
+                    if self.opened.pop(number, None):
+                        self.answers[number] = (value, None)
             case [6, number, *_]:
                 self.streams.pop(number, None)
                 if self.running.pop(number, None) is not None:
@@ -260,7 +269,7 @@ class Link:
                 self.streams[number].end(items)
             case [18, number, True, items, *_] if number in self.streams:
                 self.streams[number].credit(items)
-            case [kind, *_] if kind == 0 or (kind > UNSUPPORTED and kind not in (ITEM, END, CREDIT)):
+            case [kind, *_] if kind == 0 or (kind > REPLIES and kind not in (ITEM, END, CREDIT)):
                 self.outbox.append([UNSUPPORTED, kind])
 
     def check_hello(self, major: int, fields: dict[str, Any]) -> None:

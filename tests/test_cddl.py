@@ -33,6 +33,7 @@ NO_MATTER_OF_GRAMMAR = {
     "frame 2 of 1",
     "half an element",
     "elements that do not fill the dimensions",
+    "replies with fewer values than numbers",
     "a call before HELLO",
     "an unknown kind before HELLO",
     "HELLO with frames",

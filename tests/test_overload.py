@@ -335,7 +335,7 @@ async def test_a_queue_of_the_loop_runs_the_newest_and_answers_the_expired(mesh:
     begin = server._begin
 
     def spy(running: Any) -> Any:
-        began.append(running.message[4]["seconds"])
+        began.append(running.arguments["seconds"])
         return begin(running)
 
     server._begin = spy

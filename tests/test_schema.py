@@ -396,7 +396,7 @@ REFUSED: list[tuple[Any, Any]] = [
     (np.ndarray, None),
     (NDArray[np.float64], np.zeros(2, np.int32)),
     (NDArray[np.floating[Any]], np.zeros(2, np.int32)),
-    (np.ndarray, np.array([object()])),
+    (np.ndarray, np.array([Ellipsis])),
 ]
 
 

@@ -63,6 +63,7 @@ class Target:
     service, major: who may answer: peers that offer it in this major version (None: any).
     buffers: whether the arguments may hold large binary values.
     load: the result, from what came over the wire.
+    key: of who may answer, in `Members.known`.
     budget: of the service's retries and hedges.
     """
 
@@ -73,6 +74,10 @@ class Target:
     buffers: bool
     load: Callable[[object], Any]
     budget: Budget = field(default_factory=lambda: Budget(0.0), compare=False)
+    key: tuple[str, int | None] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.service, self.major))
 
     @classmethod
     def of(cls, method: MethodSchema, major: int | None, budget: Budget) -> Target:
@@ -86,11 +91,16 @@ class Outgoing(Call[Any]):
     What most calls never need is only on the class: setting it at each call costs more than all else here.
     """
 
-    future: Waiter | asyncio.Future[Message]
+    metadata: Mapping[str, str | bytes] = NO_METADATA
+    node: str | None = None
+    future: Waiter | asyncio.Future[Any]  # of the answer's value
+    special = False  # whether one of the next four is set
     watched = False  # whether more than its caller is told of its end
     deadline: float
     selection: Selection | None = None  # which of those that offer the service may take it
     hedge_after: float | str | None = None  # seconds without an answer, or of which percentile, until it is hedged
+    _record: Record | None = None  # what is noted where it is to be explained
+    plain: bool  # whether its arguments are known to hold nothing but scalars, dicts and lists
     rank: int | None = None  # see `_core.admission`; None: as any
     marked = False  # CALL says more of it than most: see `marks`
     previous: Sequence[int] = ()  # the tags of peers that had it and no longer have
@@ -105,7 +115,6 @@ class Outgoing(Call[Any]):
     begun = False  # its stream has: the peer took it, and what has come or gone cannot be had twice
     until_begun = False  # its deadline holds only until then
     outlet: Outlet | None = None  # of a stream of arguments
-    _record: Record | None = None  # what is noted where it is to be explained
     patience: float | None = None  # until when it waits for somebody who offers the service
     retry_handle: asyncio.TimerHandle | None = None
 
@@ -113,16 +122,16 @@ class Outgoing(Call[Any]):
         self,
         client: Client,
         target: Target,
-        arguments: object,
         timeout: float,
         metadata: Mapping[str, str | bytes] | None,
+        arguments: object,
+        plain: bool = False,
     ) -> None:
-        self.metadata = NO_METADATA
-        self.node = None
         self.client = client
         self.target = target
-        self.arguments = arguments
         self.request_metadata = metadata
+        self.arguments = arguments
+        self.plain = plain
         self._coroutine = client.perform(self, timeout)
 
     def __call__(self) -> None:
@@ -135,6 +144,10 @@ class Outgoing(Call[Any]):
             there = [m.tag_of(attempt.member.id) for attempt in self.attempts]
             items += [self.tries + 1, [*self.previous, *there][-_PREVIOUS:]]
         return items
+
+    def told(self, metadata: Mapping[str, str | bytes]) -> None:
+        """What came beside the answer."""
+        self.metadata = metadata
 
     def item_received(self, attempt: Attempt, sequence: int, value: object) -> None:
         """An item of the answer. Raises ProtocolError where there should be none."""
@@ -178,6 +191,7 @@ class Client:
         self._time = clock_of(self._loop)
         self._members = members
         self._policy = policy
+        self._known, self._odd = members.known, members.odd
         self._learn = getattr(policy, "learn", None)
         self._deadlines = deadlines
         self._want = want
@@ -198,43 +212,56 @@ class Client:
         """Send a call and wait for its answer. Raises RpcError; on any way out nothing of the call is left behind."""
         bucket = self.begin(call, timeout)
         try:
-            message: Any = await call.future
+            value = await call.future
         finally:
             bucket.pop(call, None)
             if call.attempts or call.avoid or call.patience is not None:
                 self.forget(call)
         call.node = call.link.remote.name  # type: ignore[union-attr]
-        if message[3]:
-            call.metadata = message[3]
-        return call.target.load(message[2])
+        return call.target.load(value)
 
     def begin(self, call: Outgoing, timeout: float) -> dict[Callable[[], None], float]:
         """Put a call on its way; the bucket that its deadline waits in. Whoever waits for it calls `forget` at last."""
         if self.closed is not None:
             raise type(self.closed)(self.closed.message, may_have_run=False)
         now = self._time()
-        deadline = now + timeout
-        if current.get() is not None:  # made by a handler
-            inherited = inheritance()
-            if inherited is not None:
-                deadline = min(deadline, inherited[0])
-                own = call.rank
-                call.rank = inherited[1] if own is None else rank_of(own // LOTS, inherited[1])
-                call.marked = True
-        call.deadline = deadline
-        bucket = self._deadlines.add(deadline, call, now)
+        call.deadline = now + timeout
+        if current.get() is not None:
+            self._inherit(call)
+        bucket = self._deadlines.add(call.deadline, call, now)
+        target = call.target
+        target.budget.calls += 1
         # A call that is alone goes on at once when it is answered. Where there are many, a turn of the loop serves them
         # all, and asyncio's own future costs less; it also tells more than one of its end.
-        alone = len(bucket) == 1 and call.hedge_after is None and not call.watched
+        alone = len(bucket) == 1 and not call.special
         call.future = Waiter(self._stepper) if alone else self._loop.create_future()
-        call.target.budget.calls += 1
-        self._start(call, now)
+        # What nearly every call comes to, without what is asked only of others.
+        candidates = self._known.get(target.key)
+        if candidates and not call.special and not self._odd:
+            one = len(candidates) == 1
+            member = candidates[0 if one else self._policy.choose(candidates, target.path, now)]
+            link = member.link
+            if link is not None and link.usable:
+                self._attempt(call, member, link, now)
+            else:
+                self._start(call, now)
+        else:
+            self._start(call, now)
         if call.hedge_after is not None:
             after = call.hedge_after
             delay = after if not isinstance(after, str) else self.judge.hedge_delay(call, after, now)
             if delay is not None:
                 self._deadlines.add(now + delay, _Hedge(call), now)
         return bucket
+
+    def _inherit(self, call: Outgoing) -> None:
+        """What a call that is made by a handler has of the one that it serves."""
+        inherited = inheritance()
+        if inherited is not None:
+            call.deadline = min(call.deadline, inherited[0])
+            own = call.rank
+            call.rank = inherited[1] if own is None else rank_of(own // LOTS, inherited[1])
+            call.marked = True
 
     def put_down(self, call: Outgoing, timeout: float) -> dict[Callable[[], None], float]:
         """A new deadline for a call; the bucket that it waits in."""
@@ -295,7 +322,7 @@ class Client:
             if record is not None:
                 usable = record.shows(usable)  # type: ignore[assignment]
             member = usable[self._policy.choose(usable, target.path, now) if len(usable) > 1 else 0]
-        self._attempt(call, member, now)
+        self._attempt(call, member, member.link, now)  # type: ignore[arg-type]
         if record is not None:
             record.went()
 
@@ -323,13 +350,13 @@ class Client:
             return False
         return all(member.id in call.avoid for member in candidates)
 
-    def _attempt(self, call: Outgoing, member: Member[Link], now: float) -> None:
+    def _attempt(self, call: Outgoing, member: Member[Link], link: Link, now: float) -> None:
         left = call.deadline - now
         if left <= 0:  # its deadline is due in this turn
             return
-        remaining = int(left * 1000) + 1
+        remaining = int(left * 1000 + 1.001)  # as many for each call of one timeout, whatever rounding does
         try:
-            attempt = member.link.call(call, member, now, remaining if remaining <= m.LIMIT else m.LIMIT)  # type: ignore[union-attr]
+            attempt = link.call(call, member, now, remaining if remaining <= m.LIMIT else m.LIMIT)
         except (TypeError, ValueError) as error:
             self.settle(call, InvalidArgument(f"{call.target.path}: {error}", may_have_run=False))
             return
@@ -476,7 +503,9 @@ class Client:
                 self._members.succeeded(member, started, now)
             if not call.future.done():
                 call.link = link
-                call.future.set_result(message)
+                if message[3]:
+                    call.told(message[3])  # type: ignore[arg-type]
+                call.future.set_result(message[2])
             return
         error = error_of(message, link)
         self.judge.failed_answer(attempt, error, now)
@@ -496,6 +525,43 @@ class Client:
         else:
             error.may_have_run = call.may_have_run
             self.settle(call, error)
+
+    def row_replied(self, link: Link, row: Message, now: float) -> None:
+        """REPLIES came: as `replied` for each of them, but that what they tell of the peer is summed up."""
+        pending, numbers, values = link.pending, row[1], row[2]
+        member = target = None
+        answered, starts, since = 0, 0.0, math.inf
+        for number, value in zip(numbers, values, strict=True):  # type: ignore[call-overload]
+            attempt = pending.pop(number, None)
+            if attempt is None:  # given up
+                continue
+            call, its_member, _, _, started = attempt
+            if call.target is not target or its_member is not member or started < since:
+                if answered:
+                    self._answered(member, target, answered, starts, now)
+                    answered, starts = 0, 0.0
+                if its_member.health.troubled or self._learn is not None or started < its_member.since:
+                    self.replied(link, attempt, [m.REPLY, number, value, None], now)
+                    continue
+                member, target, since = its_member, call.target, its_member.since
+            if call.attempts != (attempt,) or call.begun:
+                self.replied(link, attempt, [m.REPLY, number, value, None], now)
+                continue
+            call.attempts = ()
+            answered += 1
+            starts += started
+            future = call.future
+            if not future.done():
+                call.link = link
+                future.set_result(value)
+        if answered:
+            self._answered(member, target, answered, starts, now)
+
+    def _answered(self, member: Any, target: Any, calls: int, starts: float, now: float) -> None:
+        """So many calls of a method were answered by a peer; `starts`: the sum of the times when they were sent."""
+        member.in_flight -= calls
+        member.health.successes += calls
+        member.observe(target.path, starts / calls, now, calls)
 
     def link_closed(self, link: Link) -> None:
         """A link is over: what was open on it did not run, or may have."""
@@ -625,7 +691,7 @@ class Client:
         if record is not None:
             others = record.shows(others)
         other = others[self._policy.choose(others, call.target.path, now) if len(others) > 1 else 0]
-        self._attempt(call, other, now)
+        self._attempt(call, other, other.link, now)  # type: ignore[arg-type]
         self.judge.count(call.target.path, "hedges" if hedge else "second_attempts")
         if hedge:
             other.counts.hedges += 1

@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -93,12 +94,12 @@ class Options:
         """A call with all that is set here."""
         if self.hedge_after is not None and not target.idempotent:
             raise ValueError(f"{target.path} is not idempotent: hedging could run it twice")
-        call = Outgoing(client, target, arguments, timeout, self.metadata)
+        call = Outgoing(client, target, timeout, self.metadata, arguments)
         self._set(call)
         return call
 
     def _set(self, call: Outgoing) -> None:
-        call.selection, call.hedge_after = self.selection, self.hedge_after
+        call.selection, call.hedge_after, call.special = self.selection, self.hedge_after, True
         if self.priority is not None:
             call.rank, call.marked = call.client.judge.rank(self.priority), True
         if self.explain:
@@ -248,16 +249,12 @@ class TypedCaller:
 
             return stream
         if options == Options(options.timeout, options.metadata):
+            return method.caller(partial(Outgoing, client, target, timeout, metadata))
 
-            def call(*args: object, **kwargs: object) -> Call[Any]:
-                return Outgoing(client, target, bind(*args, **kwargs), timeout, metadata)
+        def send(arguments: dict[str, object], plain: bool) -> Call[Any]:
+            return options.outgoing(client, target, arguments, timeout)
 
-        else:
-
-            def call(*args: object, **kwargs: object) -> Call[Any]:
-                return options.outgoing(client, target, bind(*args, **kwargs), timeout)
-
-        return call
+        return method.caller(send)
 
     def options(self, **changes: Any) -> TypedCaller:
         return TypedCaller(self._client, self._schema, self._options.change(changes))

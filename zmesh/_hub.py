@@ -40,6 +40,8 @@ class Hub:
     dialer: Dialer
     reply_received: Callable[[Link, Attempt, Message, float], None]
     call_received: Callable[[Link, Message, int, float], None]
+    replies_received: Callable[[Link, Message, float], None]
+    calls_received: Callable[[Link, Message, int, float], None]
     server: Server | None = None
     bulk: BulkDoor | None = None
 
@@ -63,13 +65,16 @@ class Hub:
         self._tick_due = 0.0
         self._all_left: asyncio.Event = asyncio.Event()
         self.call_received = self._refuse_call
+        self.calls_received = self._refuse_calls
         self.observer: Callable[[Member[Link], State], None] | None = None
 
     def start(self, client: Client, dialer: Dialer, server: Server | None) -> None:
         self.client, self.dialer, self.server = client, dialer, server
         self.reply_received = client.replied
+        self.replies_received = client.row_replied
         if server is not None:
             self.call_received = server.received
+            self.calls_received = server.row_received
         self._schedule_tick()
 
     def accept(self, channel: Channel) -> Link:
@@ -148,6 +153,10 @@ class Hub:
     def _refuse_call(self, link: Link, message: Message, waited: int, now: float) -> None:
         number: int = message[1]  # type: ignore[assignment]
         link.fail(number, Code.UNIMPLEMENTED, f"{self.identity.name!r} offers no services", ran=False)
+
+    def _refuse_calls(self, link: Link, row: Message, waited: int, now: float) -> None:
+        for message in m.single([row]):
+            self._refuse_call(link, message, waited, now)
 
     def cancel_received(self, link: Link, call: int) -> None:
         if self.server is not None:

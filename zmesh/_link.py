@@ -79,6 +79,10 @@ class LinkOwner(Protocol):
     """The REPLY or ERROR to an attempt, which is no longer in `link.pending`, and the time."""
     call_received: Callable[[Link, Message, int, float], None]
     """A CALL, for how many milliseconds it stood in queues, and the time."""
+    replies_received: Callable[[Link, Message, float], None]
+    """A REPLIES, and the time. What is answered is taken out of `link.pending` there."""
+    calls_received: Callable[[Link, Message, int, float], None]
+    """A CALLS, as a CALL."""
 
     def hello(self, expects: bytes | None) -> Hello:
         """What to say of ourselves."""
@@ -154,15 +158,17 @@ class Link:
         self._outbox = Outbox(self, self._loop, owner.config)
         self.bulk: Bulk | None = None  # the second connection, for large values, where both sides do that
         self.post = self._outbox.post  # send a message with everything else that is ready in this turn of the loop
+        self._post_call = self._outbox.call
+        self._post_reply = self._outbox.reply
         self._complained = False  # about a bad message of the peer's: once per link is enough for the log
 
     # -- what the rest of the node asks for
 
     def call(self, call: Outgoing, member: Member[Link], now: float, remaining: int) -> Attempt:
         """Number and send a call. Raises TypeError or ValueError for a value without a form on the wire."""
-        target = call.target
-        arguments = call.arguments
-        if target.buffers and not is_plain(arguments):
+        target, arguments = call.target, call.arguments
+        plain = call.plain or not target.buffers or is_plain(arguments)
+        if not plain:
             arguments = self._outbox.externalize(arguments)
         pending = self.pending
         sequence = self.sequence + 1
@@ -173,10 +179,13 @@ class Link:
         if not pending:
             self._busy_since = now
         attempt = pending[number] = _new_attempt((call, member, self, sequence, now))
-        message: Message = [m.CALL, number, target.path, remaining, arguments, call.request_metadata]
-        if call.marked:
-            message += call.marks()
-        self.post(message)
+        if plain and not call.marked and call.request_metadata is None:
+            self._post_call(number, target.path, remaining, arguments)
+        else:
+            message: Message = [m.CALL, number, target.path, remaining, arguments, call.request_metadata]
+            if call.marked:
+                message += call.marks()
+            self.post(message)
         return attempt
 
     def credit(self, number: int, answer: bool, items: int) -> None:
@@ -204,6 +213,11 @@ class Link:
             value = self._outbox.externalize(value, (number, False))
         self.owes_report = True
         self.post([m.REPLY, number, value, metadata])
+
+    def reply_flat(self, number: int, value: object) -> None:
+        """As `reply`, with a value that is a scalar, or scalars in a dict or list, and no metadata."""
+        self.owes_report = True
+        self._post_reply(number, value)
 
     def fail(self, number: int, code: int, text: str, *, ran: bool, fields: dict[str, object] | None = None) -> None:
         """Answer a call of the peer's with an error. `ran`: whether the handler was started."""
@@ -365,6 +379,12 @@ class Link:
             self.violation(f"message kind {kind} before HELLO")
         elif kind == m.REPLY or kind == m.ERROR:
             self._answer_received(message, now)
+        elif kind == m.REPLIES:
+            self._owner.replies_received(self, message, now)
+        elif kind == m.CALLS:
+            if not self._said_goodbye and message[4]:
+                self._last_received = (message[1] + len(message[4]) - 1) & LIMIT
+                self._owner.calls_received(self, message, waited, now)
         elif kind == m.CALL:
             if not self._said_goodbye:
                 self.call_came(message[1])
@@ -593,6 +613,9 @@ class Link:
         self._complain(f"sent a bad message: {why}")
         if not (isinstance(message, list) and len(message) > 1):
             return
+        if type(message[0]) is int and message[0] in (m.CALLS, m.REPLIES):
+            self._bad_row(message, why)
+            return
         kind, number = message[0], message[1]
         if type(kind) is not int or type(number) is not int or not 0 <= number <= LIMIT:
             return  # not even comparable: a numpy array stands where the kind should
@@ -611,6 +634,14 @@ class Link:
             kind == m.END or (kind == m.ITEM and direction is not True) or (kind == m.CREDIT and direction is not False)
         ):
             self.running[number].broken(f"malformed stream: {why}"[:500])
+
+    def _bad_row(self, row: Message, why: str) -> None:
+        """Something is wrong in a row of calls or answers: each is handled by itself, as far as they can be told."""
+        for message in m.single([row]):
+            if message is not row:
+                self.handle(message, 0, self._heard)
+            elif row[0] == m.CALLS:
+                self._bad_message([m.CALL, row[1]], why)
 
     def _complain(self, text: str) -> None:
         _log.log(logging.DEBUG if self._complained else logging.WARNING, "%s %s", self.label, text)

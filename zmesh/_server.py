@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 import traceback
+from bisect import bisect_left
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ from ._core.timing import Average, Deadlines
 from ._introspection import BUILT_IN
 from ._link import Link
 from ._platform import Executor, clock_of
+from ._signature import ABSENT
 from ._slots import Slots
 from ._streams import Inlet, Outlet
 from ._waiter import Stepper, Waiter
@@ -41,6 +43,7 @@ _log = logging.getLogger("zmesh.server")
 _LATENCY_MEMORY: Final = 10.0  # seconds
 _SLICE: Final = 0.02  # seconds of handlers that do not wait, before the loop has another turn
 _IDLE_WORKERS: Final = 64
+_TOGETHER: Final = 500  # calls of one method whose times are taken in at once, where no report does so before
 _BUCKETS: Final = 40  # up to 2**39 us, six days
 _EVERYTHING: Final = Admission()  # of methods that are never refused
 _EVERYTHING.free = sys.maxsize
@@ -48,27 +51,46 @@ _LATE: Final = 0.125  # seconds in queues, here or on the way, that betray a sta
 
 
 class Handler:
-    """A method, bound to the instance that serves it."""
+    """A method, bound to the instance that serves it.
 
-    __slots__ = ("admission", "calls", "errors", "function", "histogram", "queue", "schema", "seconds")
+    took: seconds of each call that ended lately and is not in the sums yet: they are cheaper to take in together.
+    """
 
-    def __init__(self, schema: MethodSchema, function: Callable[..., Any], admission: Admission, queue: Sized) -> None:
-        """admission, queue: of what its calls wait for."""
+    __slots__ = (
+        "admission", "calls", "direct", "dump_flat", "errors", "function", "histogram", "invoke", "queue", "schema",
+        "seconds", "took",
+    )  # fmt: skip
+
+    def __init__(
+        self, schema: MethodSchema, function: Callable[..., Any], admission: Admission, queue: Sized, *, direct: bool
+    ) -> None:
+        """admission, queue: of what its calls wait for. direct: nothing stands between a call and its coroutine."""
         self.schema = schema
         self.admission = admission
         self.queue = queue
         self.function = function
+        self.direct = direct
+        self.invoke, self.dump_flat = schema.invoke, schema.dump_flat
         self.calls = 0
         self.seconds = 0.0
         self.histogram = [0] * _BUCKETS  # of calls that took below 2**index microseconds, and at least half of that
         self.errors: dict[str, int] = {}  # by code
+        self.took: list[float] = []
 
-    def ended(self, seconds: float) -> None:
-        """A call of it is over."""
-        self.calls += 1
+    def sum_up(self) -> tuple[int, float]:
+        """Take in `took`: how many they were, and the seconds of all."""
+        took, histogram = self.took, self.histogram
+        took.sort()
+        calls, seconds, place = len(took), sum(took), 0
+        self.calls += calls
         self.seconds += seconds
-        bucket = int(seconds * 1e6).bit_length()
-        self.histogram[bucket if bucket < _BUCKETS else _BUCKETS - 1] += 1
+        bucket = int(took[0] * 1e6).bit_length() if took else 0
+        while place < calls:
+            end = bisect_left(took, (1 << bucket) / 1e6, place) if bucket < _BUCKETS - 1 else calls
+            histogram[min(bucket, _BUCKETS - 1)] += end - place
+            place, bucket = end, bucket + 1
+        took.clear()
+        return calls, seconds
 
     def stats(self) -> dict[str, Any]:
         return {
@@ -96,6 +118,7 @@ class Running:
 
     bucket: dict[Callable[[], None], float] | None = None  # of the deadlines, once the handler waits
     reply_metadata: dict[str, str | bytes] | None = None
+    waited = False  # its handler waits for something, or did
     begun = False  # its handler is being called, or was
     started = False  # the handler began
     answered = False  # nothing more is sent: answered, cancelled, or its link is gone
@@ -104,32 +127,37 @@ class Running:
     until_begun = False  # its deadline holds only until the stream has begun
     inlet: Inlet | None = None  # of a stream of arguments
     outlet: Outlet | None = None  # of a stream of answers
+    metadata: Mapping[str, str | bytes] = NO_METADATA
+    more: Sequence[object] = ()  # what CALL says behind its metadata
 
     def __init__(
-        self, server: Server, link: Link, method: Handler, message: Message, arrived: float, deadline: float
+        self,
+        server: Server,
+        link: Link,
+        method: Handler,
+        number: int,
+        arguments: object,
+        arrived: float,
+        deadline: float,
     ) -> None:
         self.server = server
         self.link = link
         self.method = method
-        self.number: int = message[1]  # type: ignore[assignment]
-        self.message = message
+        self.number = number
+        self.arguments = arguments
         self.arrived = arrived
         self.deadline = deadline
 
     @property
-    def metadata(self) -> Mapping[str, str | bytes]:
-        return self.message[5] or NO_METADATA  # type: ignore[return-value]
-
-    @property
     def rank(self) -> int:
         """How important it is: see `_core.admission`."""
-        return _rank_of(self.message)
+        return _rank_of(self.number, self.more)
 
     @property
     def attempt(self) -> int:
         """Which try at its call it is, from 1."""
-        message = self.message
-        return message[8] if len(message) > 8 and type(message[8]) is int else 1
+        more = self.more
+        return more[2] if len(more) > 2 and type(more[2]) is int else 1
 
     def __call__(self) -> None:
         self.server.expired(self)
@@ -188,12 +216,12 @@ class _Arguments(AsyncIterator[Any]):
         return self._schema.load_item(inlet.take())
 
 
-def _rank_of(message: Message) -> int:
+def _rank_of(number: int, more: Sequence[object]) -> int:
     """Of a CALL. One that does not say is of the middle, its lot drawn by its number."""
-    rank = message[7] if len(message) > 7 else None
+    rank = more[1] if len(more) > 1 else None
     if type(rank) is int and 0 <= rank < PRIORITIES * LOTS:
         return rank
-    return rank_of(DEFAULT_PRIORITY, message[1])  # type: ignore[arg-type]
+    return rank_of(DEFAULT_PRIORITY, number)
 
 
 def _text_of(error: BaseException) -> str:
@@ -287,7 +315,9 @@ class Server:
             for method in schema.methods.values():
                 raw = getattr(type(instance), method.name).handler
                 admission, queue = self._lane_of(method)
-                self._handlers[method.path] = Handler(method, raw.__get__(instance), admission, queue)
+                direct = method.is_async and method.kind == "unary" and not interceptors
+                bound = raw.__get__(instance)
+                self._handlers[method.path] = Handler(method, bound, admission, queue, direct=direct)
 
     def _lane_of(self, method: MethodSchema) -> tuple[Admission, Sized]:
         """What calls of a method wait for, and the queue there."""
@@ -321,15 +351,50 @@ class Server:
             return
         if waited > _LATE * 1000:
             self._held_up = True
-        running = Running(self, link, handler, message, now, now + remaining / 1000)
+        running = Running(self, link, handler, message[1], message[4], now, now + remaining / 1000)  # type: ignore[arg-type]
+        if message[5]:
+            running.metadata = message[5]  # type: ignore[assignment]
+        if len(message) > 6:
+            running.more = message[6:]
+            if len(message) > 8:
+                self.repeated += 1
         if handler.schema.kind != "unary":
             self._open_streams(running)
-        if len(message) > 8:
-            self.repeated += 1
         link.running[running.number] = running
         self._count += 1
         # It starts behind the whole envelope: a cancel that came with it is seen first.
         self._queue.append(running)
+        if not self._waking:
+            self._wake()
+
+    def row_received(self, link: Link, row: Message, waited: int, now: float) -> None:
+        """CALLS came: as `received` for each of them, where none asks for a closer look."""
+        _, number, path, remaining, every = row[:5]
+        handler = self._handlers.get(path)
+        left: int = remaining - waited  # type: ignore[operator]
+        calls: int = len(every)  # type: ignore[arg-type]
+        if (
+            handler is None
+            or left <= 0
+            or self._count + self._abandoned + calls > self._config.max_calls
+            or waited > _LATE * 1000
+            or self.draining
+            or handler.schema.kind != "unary"
+            or len(handler.queue) + calls > handler.admission.free
+        ):
+            for message in m.single([row]):
+                self.received(link, message, waited, now)
+            return
+        deadline = now + left / 1000
+        here, queue = link.running, self._queue
+        for arguments in every:  # type: ignore[attr-defined]
+            if number in here:
+                self.received(link, [m.CALL, number, path, remaining, arguments, None], waited, now)
+            else:
+                running = here[number] = Running(self, link, handler, number, arguments, now, deadline)  # type: ignore[index,arg-type]
+                self._count += 1
+                queue.append(running)
+            number = number + 1 & m.LIMIT  # type: ignore[operator]
         if not self._waking:
             self._wake()
 
@@ -352,7 +417,7 @@ class Server:
 
     def _turned_away(self, link: Link, message: Message, handler: Handler, remaining: int, now: float) -> bool:
         """Whether a CALL is refused because there is too much to do."""
-        refusal = handler.admission.admit(len(handler.queue), remaining / 1000, _rank_of(message), now)
+        refusal = handler.admission.admit(len(handler.queue), remaining / 1000, _rank_of(message[1], message[6:]), now)  # type: ignore[arg-type]
         if refusal is None:
             return False
         self.refused += 1
@@ -366,7 +431,7 @@ class Server:
     def _open_streams(self, running: Running) -> None:
         """Make room for the items of a call: they may come right behind it."""
         link, number, schema = running.link, running.number, running.method.schema
-        running.until_begun = len(running.message) > 6 and running.message[6] is True
+        running.until_begun = len(running.more) > 0 and running.more[0] is True
         if schema.stream_parameter is not None:
             items, size = self._config.stream_items, self._config.stream_bytes
             running.inlet = Inlet(self.loop, items, size, lambda items: link.credit(number, False, items))
@@ -400,6 +465,9 @@ class Server:
 
     def report(self, link: Link) -> Message:
         """Our load, for one peer."""
+        for handler in self._handlers.values():
+            if handler.took and handler.schema.kind == "unary":  # how long a stream lasts says nothing of the load
+                self._sum_up(handler)
         latency, wait = self._latency.value, self._queue_wait.value
         if self.time() - self._latency.when > _LATENCY_MEMORY:  # how long calls took then says nothing of now
             latency = None
@@ -411,6 +479,12 @@ class Server:
             self._level(),
             m.DRAINING if self.draining else m.SERVING,
         ]
+
+    def _sum_up(self, handler: Handler) -> None:
+        """Take in how long calls of a method took."""
+        calls, seconds = handler.sum_up()
+        if handler.schema.kind == "unary":
+            self._latency.add(seconds / calls, self.time(), calls)
 
     def _level(self) -> int:
         """The rank below which every call is refused, whatever its method."""
@@ -424,6 +498,9 @@ class Server:
 
     def stats(self) -> dict[str, Any]:
         """What happened since the start, for introspection."""
+        for handler in self._handlers.values():
+            if handler.took:
+                self._sum_up(handler)
         called = [handler for handler in self._handlers.values() if handler.calls or handler.errors]
         return {
             "in_flight": self.in_flight,
@@ -537,7 +614,7 @@ class Server:
     def _begin(self, running: Running) -> Coroutine[Any, Any, None] | None:
         """Run a call up to where its handler first waits, and return what is left of it; None where it is over."""
         running.begun = True
-        schema = running.method.schema
+        method = running.method
         now = self.time()
         if self._held_up or now - running.arrived > _LATE:
             # The loop stood still before the call was read, or since: a cancel may lie unread behind it.
@@ -548,27 +625,14 @@ class Server:
                 raise asyncio.CancelledError
             if now >= running.deadline:
                 self._lane.lost()
-                raise DeadlineExceeded(f"{schema.path} expired before it ran: {self._name!r} was held up")
-            stream = None if running.inlet is None else _Arguments(running.inlet, schema)
-            args, kwargs = schema.load_arguments(running.message[4], stream)
-            running.message[4] = None
-            coroutine: Coroutine[Any, Any, Any]
+                raise DeadlineExceeded(f"{method.schema.path} expired before it ran: {self._name!r} was held up")
             current.set(running)  # a plain `def` that returns an iterator runs right here
-            if schema.is_async or schema.answers_stream:
-                if self._interceptors:
-                    coroutine = self._intercepted(running, args, kwargs)
-                else:
-                    running.started = True
-                    coroutine = running.method.function(*args, **kwargs)
-                if stream is not None:  # tells the caller that it has begun
-                    running.stream_begun()
-                    running.link.credit(running.number, False, 0)
-                if schema.answers_stream:
-                    coroutine = self._produce(running, coroutine)
-            elif self._interceptors:
-                coroutine = self._intercepted(running, args, kwargs)
+            coroutine: Coroutine[Any, Any, Any]
+            if method.direct:
+                coroutine = method.invoke(method.function, running.arguments)
+                running.started = True
             else:
-                coroutine = self._in_thread(running, args, kwargs)
+                coroutine = self._coroutine(running)
             # Workers serve many calls: each runs in a context of its own, so that no variable leaks to the next. The
             # worker's has what services set when they were entered, and whose call this is.
             context = contextvars.copy_context()
@@ -577,10 +641,31 @@ class Server:
             except StopIteration as finished:
                 self._answer(running, finished.value)
             else:
+                running.arguments = None
                 return self._finish(running, _Rest(context, coroutine, awaited), now)
         except BaseException as error:
             self._failed(running, error)
         return None
+
+    def _coroutine(self, running: Running) -> Coroutine[Any, Any, Any]:
+        """What runs a call of whatever method. Raises InvalidArgument where its arguments do not fit."""
+        schema = running.method.schema
+        stream = None if running.inlet is None else _Arguments(running.inlet, schema)
+        args, kwargs = schema.load_arguments(running.arguments, stream)
+        if not schema.is_async and not schema.answers_stream:
+            if self._interceptors:
+                return self._intercepted(running, args, kwargs)
+            return self._in_thread(running, args, kwargs)
+        coroutine: Coroutine[Any, Any, Any]
+        if self._interceptors:
+            coroutine = self._intercepted(running, args, kwargs)
+        else:
+            running.started = True
+            coroutine = running.method.function(*args, **kwargs)
+        if stream is not None:  # tells the caller that it has begun
+            running.stream_begun()
+            running.link.credit(running.number, False, 0)
+        return self._produce(running, coroutine) if schema.answers_stream else coroutine
 
     async def _produce(self, running: Running, items: Any) -> int:
         """Send what an asynchronous iterator yields, as far as the caller gives credit; how many items there were."""
@@ -636,6 +721,7 @@ class Server:
     async def _finish(self, running: Running, rest: _Rest, now: float) -> None:
         """Wait for a handler that waits for something."""
         self._waiting[running] = None
+        running.waited = True
         if running.deadline != math.inf:
             running.bucket = self._deadlines.add(running.deadline, running, now)
         if self._queue and not self._waking:  # this worker waits: another goes on
@@ -649,10 +735,16 @@ class Server:
 
     def _answer(self, running: Running, value: object) -> None:
         """A handler has returned. Raises Internal where the value does not fit its annotation."""
-        schema = running.method.schema
-        result = value if running.outlet is not None else schema.dump_result(value)
+        method, link = running.method, running.link
         if not running.answered:
-            running.link.reply(running.number, result, running.reply_metadata, schema.buffers_in_result)
+            result = method.dump_flat(value) if running.outlet is None else value
+            if result is ABSENT or running.reply_metadata is not None:
+                schema = method.schema
+                if result is ABSENT:
+                    result = schema.dump_result(value)
+                link.reply(running.number, result, running.reply_metadata, schema.buffers_in_result)
+            else:
+                link.reply_flat(running.number, result)
             self._answered(running)
         self._over(running)
 
@@ -745,15 +837,17 @@ class Server:
             return
         running.over = True
         self._count -= 1
-        self._waiting.pop(running, None)
-        if running.bucket is not None:
-            running.bucket.pop(running, None)
+        if running.waited:
+            self._waiting.pop(running, None)
+            if running.bucket is not None:
+                running.bucket.pop(running, None)
         if running.started:
-            now = self._ended = self.time()
-            running.method.ended(now - running.arrived)
-            if running.inlet is None and running.outlet is None:  # how long a stream lasts says nothing of the load
-                self._latency.add(now - running.arrived, now)
-            elif running.inlet is not None:
+            self._ended = now = self.time()
+            took = running.method.took
+            took.append(now - running.arrived)
+            if len(took) >= _TOGETHER:
+                self._sum_up(running.method)
+            if running.inlet is not None:
                 running.inlet.close()
         if self.draining and not self._count:
             self._drained.set()

@@ -10,7 +10,7 @@ from typing import Any
 from ._call import NO_METADATA
 from ._client import Client, Outgoing, Target
 from ._core import messages as m
-from ._core.messages import Message, ProtocolError
+from ._core.messages import ProtocolError
 from ._link import Attempt
 from ._streams import Inlet, Outlet
 from .context import bounds_streams
@@ -22,12 +22,14 @@ __all__ = ["StreamCall"]
 class StreamCall(Outgoing):
     """A call of which the answer, the arguments or both are a stream. Awaited where the answer is one value."""
 
-    future: asyncio.Future[Message]
-    watched = True
+    future: asyncio.Future[Any]
+    special = watched = True
+    plain = False
     inlet: Inlet | None = None  # of the answer
     _bucket: dict[Callable[[], None], float] | None = None
     _pump: asyncio.Task[None] | None = None
     _pumping = False  # it reads the arguments; else it has not begun to, or closes them, which is not cut short
+    _told = NO_METADATA
     _source: Attempt | None = None  # with which the stream has begun
 
     def __init__(
@@ -50,8 +52,6 @@ class StreamCall(Outgoing):
                 "write an `async def` with `yield`",
                 may_have_run=False,
             )
-        self.metadata = NO_METADATA
-        self.node = None
         self.client = client
         self.target = target
         self.arguments = arguments
@@ -66,11 +66,11 @@ class StreamCall(Outgoing):
     async def _one_answer(self) -> Any:
         self.start()
         try:
-            message = await self.future
+            value = await self.future
         finally:
             self.finish()
-        self._answered(message)
-        return self.target.load(message[2])
+        self._answered()
+        return self.target.load(value)
 
     def start(self) -> None:
         """Put it on its way. Raises RpcError where the node is closed."""
@@ -126,11 +126,11 @@ class StreamCall(Outgoing):
             if future.done():
                 if future.cancelled():
                     raise StopAsyncIteration
-                message = future.result()
-                if message[2] != inlet.received & m.LIMIT:
-                    text = f"{self.target.path}: {inlet.received} items came of {message[2]!r:.20}"
+                items = future.result()
+                if items != inlet.received & m.LIMIT:
+                    text = f"{self.target.path}: {inlet.received} items came of {items!r:.20}"
                     raise Internal(text, node=self.node)
-                self._answered(message)
+                self._answered()
                 raise StopAsyncIteration
             await inlet.wait()
         try:
@@ -139,12 +139,14 @@ class StreamCall(Outgoing):
             self.cancel()
             raise
 
-    def _answered(self, message: Any) -> None:
+    def _answered(self) -> None:
         assert self.link is not None
         assert self.link.remote is not None
         self.node = self.link.remote.name
-        if message[3]:
-            self.metadata = message[3]
+        self.metadata = self._told
+
+    def told(self, metadata: Mapping[str, str | bytes]) -> None:
+        self._told = metadata  # shown behind the last item
 
     def _done(self, future: asyncio.Future[Any]) -> None:
         if not future.cancelled():

@@ -63,6 +63,7 @@ class Form:
     """One annotation, compiled: Python values to trees that CBOR carries and back, checked both ways.
 
     exact: classes whose own instances are the same on both sides, and need no call of `dump` or `load`.
+    flat_dict, flat_list: such classes within a dict and a list; None where this is no such container.
     may_hold_buffers: whether a value may hold bytes-likes or arrays, which travel out of band when they are large.
     """
 
@@ -71,13 +72,13 @@ class Form:
         "_arrays",
         "_checking",
         "_detaches",
-        "_flat_dict",
-        "_flat_list",
         "_loading",
         "_record",
         "_stringifies",
         "annotation",
         "exact",
+        "flat_dict",
+        "flat_list",
         "may_hold_buffers",
     )
 
@@ -101,7 +102,7 @@ class Form:
         # Small binaries arrive as bytes, large ones as memoryviews: without an annotation to say which, always bytes.
         self._detaches = holds_anything and not holds(_inspect.MemoryViewType)
         self.exact = _unchanged_classes(info)
-        self._flat_dict, self._flat_list = _flat_classes(info)
+        self.flat_dict, self.flat_list = _flat_classes(info)
         # msgspec keeps what it compiled of a Struct on the class, but compiles `list[int]` again at every convert.
         self._record: type[Any] = msgspec.defstruct("_Record", [("value", annotation)], array_like=True)
         # Options of msgspec.convert; each that is given costs as much as converting a short list.
@@ -128,11 +129,11 @@ class Form:
         # A list or dict of scalars that need neither check nor conversion: many are, and looking at their classes costs
         # a tenth of converting them. Here and in `load` without a call of its own, in a place that every value passes.
         if type(value) is dict:
-            flat = self._flat_dict
+            flat = self.flat_dict
             if flat is not None and flat.issuperset(map(type, value.values())) and _NAMES.issuperset(map(type, value)):
                 return value.copy()
         elif type(value) is list:
-            flat = self._flat_list
+            flat = self.flat_list
             if flat is not None and flat.issuperset(map(type, value)):
                 return value.copy()
         try:
@@ -149,11 +150,11 @@ class Form:
     def load(self, wire: object) -> object:
         """The value of this annotation from a decoded tree. Raises as `dump` does."""
         if type(wire) is dict:
-            flat = self._flat_dict
+            flat = self.flat_dict
             if flat is not None and flat.issuperset(map(type, wire.values())) and _NAMES.issuperset(map(type, wire)):
                 return wire
         elif type(wire) is list:
-            flat = self._flat_list
+            flat = self.flat_list
             if flat is not None and flat.issuperset(map(type, wire)):
                 return wire
         if self._detaches:

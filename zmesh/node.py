@@ -588,8 +588,8 @@ class Node:
         target = Target(service, None, f"{_introspection.BUILT_IN}.{method}", True, False, load_untyped)
 
         async def ask(member: Member[Link]) -> Any:
-            call = Outgoing(client, target, {}, client.timeout(timeout), None)
-            call.selection = Exactly(member.id, member.name)
+            call = Outgoing(client, target, client.timeout(timeout), None, {})
+            call.selection, call.special = Exactly(member.id, member.name), True
             try:
                 return await call
             except RpcError as error:
@@ -616,7 +616,7 @@ class Node:
         client = self._running().client
         path = f"{_introspection.BUILT_IN}.describe"
         target = Target(service, None, path, True, False, _introspection.parse)
-        call = Outgoing(client, target, {"service": service}, client.timeout(timeout), None)
+        call = Outgoing(client, target, client.timeout(timeout), None, {"service": service})
         _, unknown = self._described(service)
         call.avoid = [m.id for m in self._running().members.offering(service) if unknown and m not in unknown]
         description: _introspection.Description = await call

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
+from ._generated import make_caller, make_dump_flat, make_invoke, make_load
 from ._signature import ABSENT, Kind, Parameter, Signature, UnresolvedAnnotation
 from ._values import Form, json_schemas, text_of
 from .errors import Internal, InvalidArgument
@@ -37,6 +38,10 @@ class MethodSchema:
     parameters: the names, in order.
     stream_parameter: the parameter whose items the client streams; its value is passed through as it is.
     buffers_in_arguments, buffers_in_result: whether large binary values have to be looked for.
+    caller: makes a function with the handler's signature of one that takes the arguments (see `_generated`).
+    invoke: calls a handler (without a stream of arguments) with arguments as they came, as `load_arguments` has them.
+    dump_flat: as `dump_result` where that is simple and needs no look for binary values; else ABSENT.
+    load_result: the answer, as this caller's annotation says. Raises Internal where it does not fit that.
 
     Where the method answers a stream, `dump_result` and `load_result` take one item of it.
     """
@@ -50,11 +55,15 @@ class MethodSchema:
         "binder",
         "buffers_in_arguments",
         "buffers_in_result",
+        "caller",
         "doc",
+        "dump_flat",
         "handler",
         "idempotent",
+        "invoke",
         "is_async",
         "kind",
+        "load_result",
         "name",
         "parameters",
         "path",
@@ -83,7 +92,11 @@ class MethodSchema:
         self._signature = signature
         self._positional = tuple(_load_plan(each) for each in signature.parameters if not each.keyword_only)
         self._keyword_only = tuple(_load_plan(each) for each in signature.parameters if each.keyword_only)
-        self.binder = _compile_bind(self, signature.parameters)
+        self.caller = make_caller(self, signature.parameters)
+        self.binder: Callable[..., dict[str, object]] = self.caller(lambda arguments, plain: arguments)
+        self.invoke = make_invoke(self, signature.parameters)
+        self.load_result = make_load(signature.result, self._load_result)
+        self.dump_flat = make_dump_flat(signature.result)
 
     def __repr__(self) -> str:
         return f"<{self.path}: {self.kind} method{', idempotent' if self.idempotent else ''}>"
@@ -134,7 +147,7 @@ class MethodSchema:
         except InvalidArgument:
             raise
         except Exception as error:  # a conversion may run the user's own __post_init__, which may raise anything
-            self._refuse_argument(name, error)
+            self.refuse_argument(name, error)
         if len(wire) + defaults != len(self.parameters):
             unknown = ", ".join(repr(name) for name in wire if name not in self.parameters)
             raise _invalid(f"{self.path}: unknown argument {unknown}; {self._takes()}")
@@ -161,7 +174,7 @@ class MethodSchema:
         try:
             return form.dump(value)
         except Exception as error:
-            self._refuse_argument(f"an item of {self.stream_parameter}", error)
+            self.refuse_argument(f"an item of {self.stream_parameter}", error)
 
     def load_item(self, wire: object) -> Any:
         """An item of the stream parameter, for the handler. Raises InvalidArgument where it does not fit."""
@@ -171,13 +184,10 @@ class MethodSchema:
         try:
             return form.load(wire)
         except Exception as error:
-            self._refuse_argument(f"an item of {self.stream_parameter}", error)
+            self.refuse_argument(f"an item of {self.stream_parameter}", error)
 
-    def load_result(self, wire: object) -> Any:
-        """The answer, as this caller's annotation says. Raises Internal where it does not fit that."""
+    def _load_result(self, wire: object) -> Any:
         form = self._signature.result
-        if type(wire) in form.exact:
-            return wire
         try:
             return form.load(wire)
         except Exception as error:
@@ -230,7 +240,8 @@ class MethodSchema:
             raise _invalid(f"{self.path}: {len(wire)} positional arguments; {self._takes()}")
         return {plan[0]: value for plan, value in zip(self._positional, wire, strict=False)}
 
-    def _refuse_argument(self, name: str, error: Exception) -> NoReturn:
+    def refuse_argument(self, name: str, error: Exception) -> NoReturn:
+        """Raise InvalidArgument for an argument that does not fit, and why."""
         raise _invalid(f"{self.path}: argument {name!r}: {_reason(error)}") from error
 
     def _missing(self, name: str) -> InvalidArgument:
@@ -282,56 +293,6 @@ def _load_plan(parameter: Parameter) -> _Plan:
     if parameter.is_stream:
         return parameter.name, frozenset(), lambda value: value, parameter.default
     return parameter.name, parameter.form.exact, parameter.form.load, parameter.default
-
-
-def _compile_bind(method: MethodSchema, parameters: tuple[Parameter, ...]) -> Callable[..., dict[str, object]]:
-    """`bind` as a function with the handler's own signature, so that Python itself refuses what does not fit it.
-
-    Generated, as dataclasses generate __init__: measured at half the time of a loop over the parameters, in a place
-    that every call passes.
-    """
-    signature: list[str] = []
-    lines: list[str] = []
-    required: list[str] = []
-    scope: dict[str, Any] = {"_zmesh_absent": ABSENT, "_zmesh_type": type}
-    for number, each in enumerate(parameters):
-        if each.keyword_only and "*" not in signature:
-            signature.append("*")
-        value = each.name
-        if not each.is_stream:
-            scope[f"_zmesh_exact_{number}"] = each.form.exact
-            scope[f"_zmesh_dump_{number}"] = _argument_dumper(method, each)
-            value = f"{value} if _zmesh_type({value}) in _zmesh_exact_{number} else _zmesh_dump_{number}({value})"
-        if each.default is ABSENT:
-            signature.append(each.name)
-            required.append(f"{each.name!r}: {value}")
-        else:
-            signature.append(f"{each.name}=_zmesh_absent")
-            lines.append(f"    if {each.name} is not _zmesh_absent:\n        _zmesh_wire[{each.name!r}] = {value}")
-    source = "\n".join(
-        [
-            f"def bind({', '.join(signature)}):",
-            f"    _zmesh_wire = {{{', '.join(required)}}}",
-            *lines,
-            "    return _zmesh_wire",
-        ]
-    )
-    exec(source, scope)
-    bind: Callable[..., dict[str, object]] = scope["bind"]
-    bind.__qualname__ = method.path  # what Python's TypeError names
-    return bind
-
-
-def _argument_dumper(method: MethodSchema, parameter: Parameter) -> Callable[[object], object]:
-    dump = parameter.form.dump
-
-    def dump_argument(value: object) -> object:
-        try:
-            return dump(value)
-        except Exception as error:
-            method._refuse_argument(parameter.name, error)
-
-    return dump_argument
 
 
 def _json_default(parameter: Parameter) -> dict[str, Any]:

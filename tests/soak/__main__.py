@@ -18,10 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trace", action="store_true", help="with --seed: print what happened")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
-    parser.add_argument("--idle", action="store_true", help="take only what other programs leave of the processor")
     options = parser.parse_args(arguments)
-    if options.idle and hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # its child processes inherit it
     began = time.perf_counter()
     if options.seed is not None:
         results: Iterator[Result] = iter([run(options.seed, keep_trace=options.trace)])

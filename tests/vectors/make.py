@@ -237,19 +237,19 @@ envelope("reject: leaving", [2, 14, "leaving"], to=CLIENT)
 
 # -- large values by a connection of their own
 
-envelope("place of a call", [12, 1, 3, 7])
-envelope("places of a reply and of an item, and what was taken", [14, 1], [12, 2, 4, 8], [12, 3, 16, 9], to=CLIENT)
-envelope("place with an unknown trailing item", [12, 2**31 - 1, 17, 0, "later"])
+envelope("place of a call", [32, 1, 3, 7])
+envelope("places of a reply and of an item, and what was taken", [34, 1], [32, 2, 4, 8], [32, 3, 16, 9], to=CLIENT)
+envelope("place with an unknown trailing item", [32, 2**31 - 1, 17, 0, "later"])
 envelope(
     "a call that came by bulk",
-    [13, 1, [3, 7, "Store.put", 10000, {"value": Tag(64077, 1)}, None]],
+    [33, 1, [3, 7, "Store.put", 10000, {"value": Tag(64077, 1)}, None]],
     frames=(bytes(range(256)) * 80,),
 )
-envelope("a reply that came by bulk", [13, 2, [4, 8, Tag(64077, 1), None]], to=CLIENT, frames=(b"\x01" * 20000,))
+envelope("a reply that came by bulk", [33, 2, [4, 8, Tag(64077, 1), None]], to=CLIENT, frames=(b"\x01" * 20000,))
 envelope(
     "a short item behind a long one goes the same way",
     [
-        13,
+        33,
         4,
         [
             16,
@@ -261,9 +261,9 @@ envelope(
     ],
     to=CLIENT,
 )
-envelope("what nobody wants any more", [13, 5, None], to=CLIENT)
-envelope("bulk numbers wrap", [14, 0], to=CLIENT)
-envelope("no bulk connection", [15])
+envelope("what nobody wants any more", [33, 5, None], to=CLIENT)
+envelope("bulk numbers wrap", [34, 0], to=CLIENT)
+envelope("no bulk connection", [35])
 
 # -- calls
 
@@ -279,12 +279,16 @@ envelope("call whose time holds until its stream has begun", [3, 8, "Clock.ticks
 envelope("call of priority 9, lot 127", [3, 9, "A.b", 10000, {}, None, False, 1279])
 envelope("a second attempt, and who had the first", [3, 10, "A.b", 9000, {}, None, False, None, 2, [CLIENT]])
 envelope("call with unknown items behind all known ones", [3, 11, "A.b", 1, {}, None, False, 0, 3, [1, 2], "later"])
+envelope("calls", [12, 2**31 - 2, "Greeter.say_hello", 10000, [{"name": "a"}, ["b"], {}]])
+envelope("calls with an unknown trailing item", [12, 1, "A.b", 1, [{}], "later"])
 envelope("cancel", [6, 2])
 envelope("cancel with an unknown trailing item", [6, 2, {"reason": "later"}])
 envelope("reply: null", [4, 1, None, None], to=CLIENT)
 envelope("reply: text", [4, 2, "Hello, World", None], to=CLIENT)
 envelope("reply with metadata", [4, 3, -1, METADATA], to=CLIENT)
 envelope("reply with an unknown trailing item", [4, 3, True, None, 8], to=CLIENT)
+envelope("replies", [13, [2**31 - 1, 3, 2], ["text", None, {"a": [1]}]], to=CLIENT)
+envelope("replies with an unknown trailing item", [13, [1], [1.5], "later"], to=CLIENT)
 envelope("error: refused before it ran", [5, 1, 12, "no such method", False, None], to=CLIENT)
 envelope(
     "error of a handler, with details",
@@ -577,6 +581,17 @@ bad_message("a call with text for arguments", "a map or an array", [3, 9, "A.b",
 bad_message("a call with numbers in its metadata", "text or bytes", [3, 9, "A.b", 1000, {}, {"a": 1}], refused(9))
 bad_message("a call whose number is too large", "cannot be answered", [3, 2**31, "A.b", 1000, {}, None], [])
 bad_message("a call whose number is a float", "cannot be answered", [3, 9.0, "A.b", 1000, {}, None], [])
+bad_message("calls that end early", "five items", [12, 9, "A.b", 1000], refused(9))
+bad_message("calls with a map of arguments", "an array of them", [12, 9, "A.b", 1000, {"a": 1}], refused(9))
+bad_message("calls of which the second is none", "the first is good, and runs", [12, 9, "A.b", 1000, [{}, "x"]],
+            refused(10))  # fmt: skip
+bad_message("calls with a float for their time", "an integer", [12, 2**31 - 1, "A.b", 1.5, [{}, []]],
+            [*refused(2**31 - 1), *refused(0)])  # fmt: skip
+bad_message("1,025 calls in a row", "as many as messages in an envelope", [12, 9, "A.b", 1000, [{}] * 1025], refused(9))
+bad_message("calls whose first number is a float", "cannot be answered", [12, 9.0, "A.b", 1000, [{}]], [])
+bad_message("replies with fewer values than numbers", "the others are bad replies", [13, [9, 10], [1]], [])
+bad_message("replies without an array of numbers", "nobody's", [13, 9, [1]], [])
+bad_message("replies with a number that is none", "bad by itself", [13, [9, "x"], [1, 2]], [])
 bad_message("a reply that ends early", "four items", [4, 9, 1], [])
 bad_message("an error whose `ran` is an integer", "a boolean", [5, 9, 3, "", 0, None], [])
 bad_message("an error without fields", "six items", [5, 9, 3, "", False], [])
@@ -595,9 +610,9 @@ bad("a bad message among good ones", "the ping is answered", cbor([SERVER, 5, ["
 
 # -- unknown kinds
 
-for kind in (0, 19, 24, 2**31 - 1):
+for kind in (0, 14, 19, 24, 36, 2**31 - 1):
     bad_message(f"kind {kind}", "a kind that this version does not know", [kind, 1, 2, 3], [[11, kind]])
-for kind, message in ((12, [12, 1, 3, 7]), (13, [13, 1, None]), (14, [14, 1]), (15, [15])):
+for kind, message in ((32, [32, 1, 3, 7]), (33, [33, 1, None]), (34, [34, 1]), (35, [35])):
     bad_message(f"kind {kind}", "a kind of who takes large values by a second connection", message, [[11, kind]])
 bad("an unknown kind among known ones", "the ping is answered", cbor([SERVER, 5, [[20, "x"], [7, 6, None, None]]]),
     [[11, 20], [7, None, 6, None]])  # fmt: skip

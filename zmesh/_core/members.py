@@ -86,8 +86,8 @@ class Member(Generic[LinkT]):
         self._latencies: dict[str, Average] = {}
         self._reported: float | None = None
 
-    def observe(self, method: str, started: float, now: float) -> None:
-        """Take in that a call of `method` took from `started` until now.
+    def observe(self, method: str, started: float, now: float, calls: int = 1) -> None:
+        """Take in that a call of `method` took from `started` until now, or several did on average.
 
         A call that began before the peer's last change of state tells how it was then: a node that stood still for
         three seconds is not slow afterwards.
@@ -97,7 +97,7 @@ class Member(Generic[LinkT]):
         average = self._latencies.get(method)
         if average is None:
             average = self._latencies[method] = Average(_LATENCY_MEMORY)
-        average.add(now - started, now)
+        average.add(now - started, now, calls)
 
     def report(self, report: Message, now: float) -> None:
         """Take in a load report: [in flight, yours, latency us, queue wait us, admission, state]."""
@@ -160,7 +160,7 @@ class Members(Generic[LinkT]):
         self._jitter = jitter
         self.odd: dict[Member[LinkT], None] = {}  # those due for a probe, and those that shed load: see `Judge`
         self._peers: dict[bytes, Member[LinkT]] = {}
-        self._candidates: dict[tuple[str, int | None], list[Member[LinkT]]] = {}
+        self.known: dict[tuple[str, int | None], list[Member[LinkT]]] = {}  # see `candidates`; emptied by each change
 
     def __iter__(self) -> Iterator[Member[LinkT]]:
         return iter(list(self._peers.values()))
@@ -199,7 +199,7 @@ class Members(Generic[LinkT]):
         """Forget a peer for good."""
         self._peers.pop(member.id, None)
         self.odd.pop(member, None)
-        self._candidates.clear()
+        self.known.clear()
 
     def happen(self, member: Member[LinkT], event: Event, now: float) -> None:
         """Let `event` happen to a peer, by the table of `_core.peer`."""
@@ -208,7 +208,7 @@ class Members(Generic[LinkT]):
         if after is before:
             return
         member.state, member.since = after, now
-        self._candidates.clear()
+        self.known.clear()
         self._changed(member, before)
 
     def met(self, member: Member[LinkT], hello: Hello, link: LinkT, now: float) -> None:
@@ -218,7 +218,7 @@ class Members(Generic[LinkT]):
         if member.state in (State.NEW, State.DEAD) and self._settled(now):
             member.health.start_slowly(now)
         member.weight = member.capacity * member.health.weight
-        self._candidates.clear()
+        self.known.clear()
         self.happen(member, Event.HANDSHAKE, now)
 
     def _settled(self, now: float) -> bool:
@@ -227,7 +227,7 @@ class Members(Generic[LinkT]):
 
     def changed(self) -> None:
         """A link came or went without a change of state: who could take a call is found anew."""
-        self._candidates.clear()
+        self.known.clear()
 
     def candidates(self, service: str, major: int | None) -> list[Member[LinkT]]:
         """Who may take a call of `service` now: the alive that are healthy; where those are fewer than half of who is
@@ -236,13 +236,13 @@ class Members(Generic[LinkT]):
         `major`: of the version that the caller was written for, None for any. The list is shared: do not change it.
         """
         key = (service, major)
-        found = self._candidates.get(key)
+        found = self.known.get(key)
         if found is None:
             standing = self.standing(service, major)
             found = [m for m in standing if m.state is State.ALIVE and m.health.good]
             if in_panic(len(found), len(standing)):
                 found = standing
-            self._candidates[key] = found
+            self.known[key] = found
         return found
 
     def standing(self, service: str, major: int | None) -> list[Member[LinkT]]:
@@ -287,7 +287,7 @@ class Members(Generic[LinkT]):
         member.weight = member.capacity * member.health.weight
         if changed:
             member.counts.ejections += member.health.state is Wellness.EJECTED
-            self._candidates.clear()
+            self.known.clear()
             self._look_odd(member)
         return changed
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 MAJOR: Final = 1
 MINOR: Final = 0
 
-# Kinds. 19 to 23 are reserved for streams, 24 to 31 for security.
+# Kinds. 19 to 23 are reserved for streams, 24 to 31 for security, 36 on for later use.
 HELLO: Final = 1  # [1, major, minor, {fields}]
 REJECT: Final = 2  # [2, code, text]: this link cannot be; the sender forgets it
 CALL: Final = 3  # [3, call, method, remaining ms, arguments, metadata / null, until begun, rank, attempt, [nodes]]
@@ -29,13 +29,17 @@ DRAIN: Final = 8  # [8]
 DRAIN_ACK: Final = 9  # [9]
 GOODBYE: Final = 10  # [10, last call / null]
 UNSUPPORTED: Final = 11  # [11, kind]: the answer to a kind that the sender does not know
-PLACE: Final = 12  # [12, bulk, kind, call]: here belongs a message that comes by the bulk connection
-BULK: Final = 13  # [13, bulk, message / null]
-TAKEN: Final = 14  # [14, bulk]: all up to this one have come
-NO_BULK: Final = 15  # [15]: the dialer has no bulk connection; what was placed comes by the control connection
+# The usual calls and answers of an envelope, each row of them as one message: see `single`.
+CALLS: Final = 12  # [12, first call, method, remaining ms, [arguments, ...]]
+REPLIES: Final = 13  # [13, [call, ...], [value, ...]]
 ITEM: Final = 16  # [16, call, answer, sequence, value]; answer: of the stream that answers, else of the one that asks
 END: Final = 17  # [17, call, items]: of the stream that asks; the one that answers is ended by REPLY or ERROR
 CREDIT: Final = 18  # [18, call, answer, items]
+# Large values: see `_core.bulk`. Known where both sides do this.
+PLACE: Final = 32  # [32, bulk, kind, call]: here belongs a message that comes by the bulk connection
+BULK: Final = 33  # [33, bulk, message / null]
+TAKEN: Final = 34  # [34, bulk]: all up to this one have come
+NO_BULK: Final = 35  # [35]: the dialer has no bulk connection; what was placed comes by the control connection
 BY_BULK: Final = (CALL, REPLY, ERROR, ITEM, END)  # what may travel as BULK
 
 # A report, inside a heartbeat: [calls in flight, yours among them, latency us / null, queue wait us, admission, state]
@@ -43,10 +47,12 @@ SERVING: Final = 0
 DRAINING: Final = 1
 
 LIMIT: Final = 0x7FFF_FFFF  # the largest integer on the wire, and the modulus (plus one) of call numbers and clocks
+MAX_ROW: Final = 1024  # calls, or answers, of one CALLS or REPLIES
 DEFAULT_ITEMS: Final = 16  # of one stream under way, to a node that does not say how many it holds
 DEFAULT_ITEM_BYTES: Final = 65_536
 ARGUMENT_TYPES: Final = (dict, list)
 _METADATA_TYPES: Final = (str, bytes)
+_ARGUMENT_TYPES: Final = frozenset(ARGUMENT_TYPES)
 _INTEGERS: Final = frozenset((int,))
 
 
@@ -234,6 +240,10 @@ def _offer(item: object) -> Offer:
     return offer
 
 
+def _row(value: object) -> TypeGuard[list[object]]:
+    return type(value) is list and len(value) <= MAX_ROW
+
+
 def _number(value: object) -> bool:
     return type(value) is int and 0 <= value <= LIMIT
 
@@ -287,6 +297,23 @@ def _check_nothing(m: Message) -> bool:
     return True
 
 
+def _check_calls(m: Message) -> bool:
+    return (
+        len(m) >= 5
+        and _number(m[1])
+        and type(m[2]) is str
+        and _number(m[3])
+        and _row(m[4])
+        and _ARGUMENT_TYPES.issuperset(map(type, m[4]))
+    )
+
+
+def _check_replies(m: Message) -> bool:
+    return (
+        len(m) >= 3 and _row(m[1]) and _row(m[2]) and len(m[1]) == len(m[2]) and _INTEGERS.issuperset(map(type, m[1]))
+    )
+
+
 def _check_item(m: Message) -> bool:
     return len(m) >= 5 and _number(m[1]) and type(m[2]) is bool and _number(m[3])
 
@@ -323,13 +350,15 @@ NAMES: Final = {
     DRAIN_ACK: "DRAIN_ACK",
     GOODBYE: "GOODBYE",
     UNSUPPORTED: "UNSUPPORTED",
+    CALLS: "CALLS",
+    REPLIES: "REPLIES",
+    ITEM: "ITEM",
+    END: "END",
+    CREDIT: "CREDIT",
     PLACE: "PLACE",
     BULK: "BULK",
     TAKEN: "TAKEN",
     NO_BULK: "NO_BULK",
-    ITEM: "ITEM",
-    END: "END",
-    CREDIT: "CREDIT",
 }
 
 _CHECKS: Final[dict[int, Callable[[Message], bool]]] = {
@@ -342,6 +371,8 @@ _CHECKS: Final[dict[int, Callable[[Message], bool]]] = {
     DRAIN_ACK: _check_nothing,
     GOODBYE: _check_goodbye,
     UNSUPPORTED: _check_one_number,
+    CALLS: _check_calls,
+    REPLIES: _check_replies,
     ITEM: _check_item,
     END: _check_two_numbers,
     CREDIT: _check_credit,
@@ -404,3 +435,22 @@ def check(message: object) -> int:
     if not fits:
         raise _misfit(kind, message)
     return kind
+
+
+def single(messages: list[Message]) -> list[Message]:
+    """The same with each CALLS and REPLIES taken apart into the CALL and REPLY messages that it stands for, as far as
+    they can be told: what is wrong with one of them is its own affair."""
+    apart: list[Message] = []
+    for message in messages:
+        kind = message[0]
+        if kind == CALLS and len(message) >= 5 and _number(message[1]) and _row(message[4]):
+            first: int = message[1]  # type: ignore[assignment]
+            shared, arguments = message[2:4], message[4]
+            apart += [[CALL, (first + n) & LIMIT, *shared, each, None] for n, each in enumerate(arguments)]
+        elif kind == REPLIES and len(message) >= 3 and _row(message[1]) and _row(message[2]):
+            numbers, values = message[1], message[2]
+            apart += [[REPLY, number, value, None] for number, value in zip(numbers, values, strict=False)]
+            apart += [[REPLY, number] for number in numbers[len(values) :]]
+        else:
+            apart.append(message)
+    return apart

@@ -142,8 +142,9 @@ class Average:
             self._faded = self.value
         self.value, self.when = value, now
 
-    def add(self, sample: float, now: float) -> None:
-        """Take in a sample. Samples close together count for little each, whatever their number."""
+    def add(self, sample: float, now: float, count: int = 1) -> None:
+        """Take in a sample, or the mean of several that came at once. Samples close together count for little each,
+        whatever their number."""
         value = self.value
         if self._faded is not None:
             if value is not None and sample > value:
@@ -155,9 +156,12 @@ class Average:
             # 1 - e^-x ~ x / (1 + x): the same limits without a call to exp on the hot path. At least 5 %, so that a
             # burst of replies in one turn of the loop is not taken for one sample.
             x = (now - self.when) / self._tau
-            self.value = value + (sample - value) * (x / (1.0 + x) if x > _BURST else 0.05)
+            share = x / (1.0 + x) if x > _BURST else 0.05
+            if count > 1:  # the first has this share, each other one the least
+                share = 1.0 - (1.0 - share) * 0.95 ** (count - 1)
+            self.value = value + (sample - value) * share
         self.when = now
-        self.samples += 1
+        self.samples += count
 
 
 class Recent:
