@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import zmesh
 import zmesh.testing
-from zmesh._bulk import BulkDoor
+from zmesh._bulk_door import BulkDoor
 from zmesh._core import messages as m
 from zmesh._core.bulk import Arrivals, Departure, Departures, Place, Stage
 from zmesh._core.messages import ProtocolError

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ._bulk import BulkDoor
+from ._bulk_door import BulkDoor
 from ._client import Client
 from ._core import messages as m
 from ._core.members import LEVEL_LASTS, Member, Members

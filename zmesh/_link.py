@@ -14,7 +14,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
-from ._bulk import Bulk, BulkDoor
+from ._bulk import Bulk
+from ._bulk_door import BulkDoor
 from ._core import messages as m
 from ._core.messages import LIMIT, Hello, Message, ProtocolError
 from ._core.timing import QueueClock, expand

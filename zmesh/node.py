@@ -27,7 +27,7 @@ from ._arguments import (
     schema_of_instance,
     use_mdns,
 )
-from ._bulk import BulkDoor
+from ._bulk_door import BulkDoor
 from ._client import Client, Outgoing, Target
 from ._clients import DynamicClient, Options, OverLink, TypedCaller
 from ._core.balance import make_policy

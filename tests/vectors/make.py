@@ -246,21 +246,7 @@ envelope(
     frames=(bytes(range(256)) * 80,),
 )
 envelope("a reply that came by bulk", [33, 2, [4, 8, Tag(64077, 1), None]], to=CLIENT, frames=(b"\x01" * 20000,))
-envelope(
-    "a short item behind a long one goes the same way",
-    [
-        33,
-        4,
-        [
-            16,
-            9,
-            True,
-            2,
-            "x",
-        ],
-    ],
-    to=CLIENT,
-)
+envelope("a short item behind a long one goes the same way", [33, 4, [16, 9, True, 2, "x"]], to=CLIENT)
 envelope("what nobody wants any more", [33, 5, None], to=CLIENT)
 envelope("bulk numbers wrap", [34, 0], to=CLIENT)
 envelope("no bulk connection", [35])
