@@ -311,24 +311,28 @@ async def test_one_that_is_lost_for_good_is_done_without(mesh: Mesh) -> None:
 async def test_a_stranger_gets_no_bulk_connection(mesh: Mesh) -> None:
     store = Store()
     server, caller, client = await nodes(mesh, store)
-    bulk_of(caller).token = bytes(16)
-    assert await caller.run(client.put(VALUE)) == MB  # refused, so it goes otherwise
-    assert bulk_of(caller)._stage is Stage.OFF
-    assert len(server.node._hub.bulk._refused) == 1  # type: ignore[union-attr]
+    door: Any = server.node._hub.bulk  # type: ignore[union-attr]
     # The right token, said by another node than the one of the link.
     thief = await mesh.start(name="thief")
     other = thief.node.client(Store)
     await thief.run(other.ping())
-    links: Any = server.node._hub._links()  # type: ignore[union-attr]
-    stolen = next(link for link in links if link.remote.name == "caller").bulk
-    bulk_of(thief).token = stolen.token
+    bulk_of(thief).token = bulk_of(caller).token
     assert await thief.run(other.put(VALUE)) == MB
     assert bulk_of(thief)._stage is Stage.OFF
-    assert stolen._channel is None
+    assert len(door._refused) == 1
+    assert await caller.run(client.put(VALUE)) == MB
+    assert bulk_of(caller)._stage is Stage.OPEN
+    # A token that nobody was given.
+    guest = await mesh.start(name="guest")
+    other = guest.node.client(Store)
+    await guest.run(other.ping())
+    bulk_of(guest).token = bytes(16)
+    assert await guest.run(other.put(VALUE)) == MB  # it goes otherwise
+    assert bulk_of(guest)._stage is Stage.OFF
+    assert len(door._refused) == 2
     # A token is worth nothing after its link.
-    door: Any = server.node._hub.bulk  # type: ignore[union-attr]
-    await caller.stop()
-    await thief.stop()
+    for host in (thief, caller, guest):
+        await host.stop()
     await asyncio.sleep(0.1)  # the last GOODBYE is on its way
     assert door._bulks == {}
 
@@ -560,20 +564,38 @@ TAKES_PART = replace(CLIENT, bulk=m.BulkOffer(1000))
 )
 def test_violations_end_the_link(messages: list[Any]) -> None:
     async def run() -> list[Any]:
-        owner = FakeOwner()
-        owner.bulk = BulkDoor(NoTransport(), Config(), owner.identity, lambda: b"t" * 16)
-        owner.bulk.listen(["tcp://127.0.0.1:0"])
-        link, channel = accepted_link(owner)
-        link.received([frame_of(0, TAKES_PART.message())])
-        offer = channel.messages[-1][3]["bulk"]
-        assert offer == {"bytes": Config().bulk_window, "token": b"t" * 16, "port": 4242}
-        channel.sent.clear()
+        owner, link, channel = taking_part()
         link.received([frame_of(owner.tag, *messages)])
         await asyncio.sleep(0)
         return channel.messages
 
     answers = asyncio.run(run())
     assert [answer[:2] for answer in answers if answer[0] == m.REJECT] == [[m.REJECT, 3]]
+
+
+def taking_part() -> tuple[FakeOwner, Any, Any]:
+    owner = FakeOwner()
+    owner.bulk = BulkDoor(NoTransport(), Config(), owner.identity, lambda: b"t" * 16)
+    owner.bulk.listen(["tcp://127.0.0.1:0"])
+    link, channel = accepted_link(owner)
+    link.received([frame_of(0, TAKES_PART.message())])
+    offer = channel.messages[-1][3]["bulk"]
+    assert offer == {"bytes": Config().bulk_window, "token": b"t" * 16, "port": 4242}
+    channel.sent.clear()
+    return owner, link, channel
+
+
+def test_the_last_call_is_the_one_that_was_placed_last() -> None:
+    async def run() -> None:
+        owner, link, channel = taking_part()
+        link.received([frame_of(owner.tag, [m.PLACE, 1, m.CALL, 7], [m.CALL, 8, "A.b", 1000, {}, None])])
+        assert [call[0][1] for call in owner.told("call_received")] == [8]
+        link.received([frame_of(owner.tag, [m.BULK, 1, CALL])])
+        assert [call[0][1] for call in owner.told("call_received")] == [8, 7]
+        link.goodbye()
+        assert channel.messages == [[m.TAKEN, 1], [m.GOODBYE, 8]]
+
+    asyncio.run(run())
 
 
 class NoTransport:
