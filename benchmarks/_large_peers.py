@@ -1,4 +1,4 @@
-"""The two sides of each system that `large` compares: as `_peers`, with values instead of many calls.
+"""The two sides of each system that `large` compares: a server process, and a client process that obeys its input.
 
 Both systems send the value as a frame of its own and copy it on neither side. What came back is compared at both ends
 and at its length.
@@ -8,15 +8,44 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
 import zmq
 
-from benchmarks._peers import answer, now, order, ready, run
-
+now = time.perf_counter
 END = 4096  # bytes at both ends of a value that are looked at each time
+
+
+def ready(address: str) -> None:
+    print(f"READY {address}", flush=True)
+
+
+def order() -> dict[str, Any]:
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit()
+    order: dict[str, Any] = json.loads(line)
+    return order
+
+
+def answer(result: dict[str, Any]) -> None:
+    print(json.dumps(result), flush=True)
+
+
+def run(main: Coroutine[Any, Any, None], loop: str) -> None:
+    factory = None
+    if loop == "uvloop" and importlib.util.find_spec("uvloop") is not None:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
 
 
 def value_of(size: int) -> bytes:

@@ -12,17 +12,20 @@ seconds where a value takes 27.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.floor import clients
 from tests.net.figures import percentile, table
 from tests.net.namespaces import Network, lacking
 
+ROOT = Path(__file__).resolve().parents[1]
 MiB = 1024 * 1024
 SYSTEMS = ["zmesh", "zmesh-shared"]
 SIZES, WAYS = (1, 16, 64), ("one way", "both ways")
@@ -30,9 +33,57 @@ LEAST_RATIO, MOST_MEMORY, MOST_P99 = 0.9, 300_000_000, 3.0
 CELL_MIB = 256  # that a cell moves, at least three values
 
 
+class Side:
+    """One process of a system."""
+
+    def __init__(self, system: str, side: str, loop: str, address: str = "") -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks._large_peers", system, side, "--loop", loop, "--address", address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        self.address = self._line().removeprefix("READY").strip()
+
+    def tell(self, **order: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        result: dict[str, Any] = json.loads(self._line())
+        return result
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._process.args!r} ended with status {self._process.wait()}")
+        return line
+
+
+@contextlib.contextmanager
+def clients(systems: list[str], loop: str) -> Iterator[dict[str, Side]]:
+    with contextlib.ExitStack() as stack:
+        sides = {}
+        for system in systems:
+            server = Side(system, "serve", loop)
+            stack.callback(server.close)
+            sides[system] = Side(system, "ask", loop, server.address)
+            stack.callback(sides[system].close)
+        yield sides
+
+
 def compare(systems: list[str], rounds: int, loop: str) -> dict[str, float]:
     figures: dict[tuple[str, int, str], list[float]] = {}
-    with clients(systems, loop, "benchmarks._large_peers") as sides:
+    with clients(systems, loop) as sides:
         for turn in range(rounds):
             for way in WAYS:
                 for size in SIZES:
@@ -60,7 +111,7 @@ def compare(systems: list[str], rounds: int, loop: str) -> dict[str, float]:
 def stream(rounds: int, loop: str, gib: float, item_mib: int) -> dict[str, Any]:
     runs = []
     for turn in range(rounds):
-        with clients(["zmesh"], loop, "benchmarks._large_peers") as sides:
+        with clients(["zmesh"], loop) as sides:
             runs.append(sides["zmesh"].tell(do="stream", size=item_mib * MiB, count=round(gib * 1024 / item_mib)))
         print(f"stream {turn + 1} of {rounds}", file=sys.stderr)
     rows, ratios = [], []

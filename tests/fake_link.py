@@ -22,7 +22,8 @@ CLIENT = Hello(id=bytes.fromhex("434343434343434301020304050607ff"), name="me", 
 class FakeChannel:
     """Takes every envelope and keeps it."""
 
-    remote = "somewhere"
+    remote = address = "somewhere"
+    key: str | None = None
 
     def __init__(self) -> None:
         self.sent: list[list[bytes]] = []
@@ -35,6 +36,9 @@ class FakeChannel:
 
     def close(self, linger: float = 0.0) -> None:
         self.closed = True
+
+    def hang_up(self) -> None:
+        self.close()
 
     @property
     def messages(self) -> list[Any]:

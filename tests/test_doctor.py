@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import zmesh
+from zmesh._transport import BROKEN_OFF, NOT_TRUSTED, ONLY_HERE, ONLY_THERE, OTHER_KEY
 from zmesh.cli import _checks as checks
 from zmesh.cli._checks import Finding, Reach
 from zmesh.discovery import Sighting
@@ -151,11 +152,30 @@ def test_reach(reaches: list[Reach], status: str, found: str, cure: str) -> None
         (["tcp://h:1: rejected by the other side: 'a' belongs to mesh 'lab', 'b' to mesh 'home'"], "fail", "--mesh"),
         (["tcp://h:1: rejected by the other side: protocol version 2.0 is not spoken here"], "fail", "zmesh version"),
         (["tcp://h:1: no HELLO within the handshake's time: no zmesh node"], "fail", "another program"),
+        ([f"tcp://h:1: {ONLY_THERE}"], "fail", "--secret-file (the mesh's own)"),
+        ([f"tcp://h:1: {ONLY_HERE}"], "fail", "--secret-file (the mesh's own)"),
+        ([f"tcp://h:1: {BROKEN_OFF}"], "fail", "--secret-file (the mesh's own)"),
+        ([f"tcp://h:1: {OTHER_KEY}"], "fail", "compare 'zmesh keys show FILE' there and here"),
+        ([f"tcp://h:1: {NOT_TRUSTED}"], "fail", "on that host: zmesh keys trust NAME.pub"),
+        (["tcp://h:1: 'a' is not in the trust folder t"], "fail", "if you trust it: zmesh keys trust NAME.pub"),
+        (["tcp://h:1: whose key is it? In a mesh of keys a peer is named NAME@..."], "fail", "write --peer NAME@"),
         (["tcp://h:1: something new"], "fail", "on that host, too"),
     ],
 )
 def test_handshakes(problems: list[str], status: str, cure: str) -> None:
     assert_finding(checks.check_handshakes(problems), status, problems[0] if problems else "nobody refused", cure)
+
+
+@pytest.mark.parametrize(
+    ("security", "problems", "status", "found", "cure"),
+    [
+        (None, [], "ok", "links are not secured", ""),
+        ("key of 'a'", [], "ok", "key of 'a'", ""),
+        ("key of 'a'", ["t/b.pub: no key"], "warn", "key of 'a'; not trusted: t/b.pub: no key", "'zmesh keys list'"),
+    ],
+)
+def test_keys(security: str | None, problems: list[str], status: str, found: str, cure: str) -> None:
+    assert_finding(checks.check_keys(security, problems), status, found, cure)
 
 
 @pytest.mark.parametrize(

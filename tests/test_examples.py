@@ -139,6 +139,41 @@ def test_parallel_map() -> None:
     assert longest == "the longest way to 1 begins at 871: 178 steps"
 
 
+def test_security_none() -> None:
+    assert run("security_none").splitlines() == ['gold, for "the bank\'s owner", who proved None']
+
+
+def test_security_secret() -> None:
+    friend, pretender, other, plain = run("security_secret").splitlines()
+    assert friend == "gold, for 'teller'"
+    assert pretender == 'gold, for "the bank\'s owner"', "the secret is one identity for all"
+    assert other.startswith("with another secret: it does not have the key that was expected, "), other
+    assert plain.startswith("with none: it is secured and this node is not"), plain
+
+
+def test_security_keys() -> None:
+    assert run("security_keys").splitlines() == [
+        "gold, for 'teller', who proved it",
+        "name=\"the bank's owner\": the key file's keys belong to 'teller': leave name out",
+        "revoked: MaybeExecuted",
+        "afterwards: DeadlineExceeded",
+        "it does not trust this node's key",
+    ]
+
+
+def test_security_permissions() -> None:
+    placed, log, refused, cancelled, changed = run("security_permissions").splitlines()
+    missing = "no entry that allows Orders.cancel has this caller in its list: "
+    line = 'permissions.toml, line 7: [allow] "Orders.cancel"'
+    client = "till-1 cancels it: PERMISSION_DENIED: 'orders-1' does not let 'till-1' call Orders.cancel"
+    assert placed == "till-1 places order 1"
+    who = r"  log: refused a call from this host, key [0-9a-f]{32}"
+    assert re.fullmatch(rf"{who}: Orders\.cancel: {missing}\S+/{re.escape(line)}", log)
+    assert refused == f"{client}: {missing}{line}"
+    assert cancelled == "ada cancels it: a spoon, by till-1"
+    assert changed == "till-1, once the file has changed: a fork, by till-1"
+
+
 def test_every_example_is_tested_and_listed() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py") if not path.stem.startswith("_")}
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}

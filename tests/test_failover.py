@@ -97,7 +97,7 @@ async def test_what_was_accepted_and_then_lost_may_have_run(mesh: Mesh) -> None:
         assert error.may_have_run
         assert error.node == "a"
         assert error.message == (
-            "Worker.once was sent to 'a', which was lost before it answered: it may have run. "
+            "Worker.once was sent to 'a', which was lost before it answered (connection lost): it may have run. "
             "Mark the method idempotent=True if running it twice does no harm; it is then tried on another node"
         )
     assert {await task for task in tasks.values() if not task.done()} == {"b"}

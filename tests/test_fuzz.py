@@ -1,22 +1,26 @@
 """Whatever arrives: the decoder refuses or decodes, a link answers or ends, a node stays up and its log stays short.
 
-All inputs come from `tests.fuzzing` and a seed, so that a failure can be had again.
+All inputs come from `tests.fuzz` and a seed, so that a failure can be had again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import datetime
+import decimal
+import enum
 import logging
 import re
 import secrets
-import socket
-import struct
+import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal, NamedTuple
 
 import cbor2
+import numpy as np
 import pytest
 import zmq
 
@@ -26,16 +30,22 @@ from zmesh._core import messages as m
 from zmesh._core.messages import ProtocolError
 from zmesh._core.wire import decode
 from zmesh._link import Link, Stage
+from zmesh.schema import schema_of
 
 from . import independent_peer as other
 from .fake_link import SERVER_ID, FakeChannel, FakeOwner, accepted_link, frame_of, open_link
-from .fuzzing import Frames, Fuzzer
+from .fuzz import sockets
+from .fuzz.hostile import Hostile
+from .fuzz.inputs import Frames, Fuzzer
+from .fuzz.sockets import Echo
 
 DECODED = 100_000
+ARGUMENTS = 10_000
 LINKS = 1_500  # with 20 inputs each
 INPUTS_PER_LINK = 20
-CONNECTIONS = 250  # with 8 inputs each
+STRANGERS = 125  # with 8 inputs each
 INPUTS_PER_CONNECTION = 8
+INPUTS_OF_PEERS = 2_000
 
 SERVER_TAG = m.tag_of(SERVER_ID)
 
@@ -69,6 +79,62 @@ def test_the_decoder_refuses_or_decodes() -> None:
     assert min(outcomes["refused"], outcomes["decoded"]) > DECODED // 10, outcomes
 
 
+# -- arguments
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Tree:
+    x: int
+    y: float = 0.0
+    children: list[Tree] = dataclasses.field(default_factory=list)
+
+
+class Pair(NamedTuple):
+    a: int
+    b: str = ""
+
+
+class Everything(zmesh.Service):
+    @zmesh.rpc
+    async def take(
+        self, a: int = 0, b: float = 0.0, c: str = "", d: bytes = b"", e: bool = False,
+        f: datetime.datetime | None = None, g: datetime.date | None = None, h: datetime.time | None = None,
+        i: datetime.timedelta | None = None,
+        j: uuid.UUID | None = None, k: decimal.Decimal | None = None, n: Colour | None = None, o: Tree | None = None,
+        p: Pair | None = None, q: set[int] | None = None, r: dict[int, Any] | None = None, s: np.ndarray | None = None,
+        t: memoryview | None = None, u: tuple[int, str] | None = None, v: list[int | str] | None = None,
+        w: Literal["x"] = "x", x: frozenset[str] | None = None, z: Any = None,
+    ) -> None: ...  # fmt: skip
+
+
+def test_arguments_are_converted_or_refused_with_a_short_reason() -> None:
+    fuzzer = Fuzzer(seed=81, to=1)
+    method = schema_of(Everything).methods["take"]
+    outcomes: Counter[str] = Counter()
+    for number in range(ARGUMENTS):
+        names = fuzzer.rng.sample(list(method.parameters), fuzzer.rng.choice([1, 1, 2]))
+        wire: Any = {name: fuzzer.argument() for name in names} if number % 10 else [fuzzer.argument()]
+        try:
+            _, _, ((arguments,),) = decode([cbor2.dumps([1, 0, [[wire]]])])  # type: ignore[misc]
+        except ProtocolError:
+            continue
+        try:
+            method.load_arguments(arguments)
+            outcomes["converted"] += 1
+        except zmesh.InvalidArgument as refusal:
+            outcomes["refused"] += 1
+            why = str(refusal)
+            if len(why) > 500:
+                pytest.fail(f"{why[:500]}... has {len(why)} characters")
+        except BaseException as error:
+            pytest.fail(f"{error!r} of {wire!r:.500}")
+    assert min(outcomes.values()) > ARGUMENTS // 50, outcomes
+
+
 # -- a link
 
 
@@ -77,7 +143,7 @@ def waiting(link: Link) -> None:
     for _ in range(2):
         target = Target("Echo", None, "Echo.echo", True, False, lambda value: value)
         call = Outgoing.__new__(Outgoing)  # without a client: nothing here waits for its answer
-        call.target, call.arguments, call.request_metadata = target, {"value": 1}, None
+        call.target, call.arguments, call.request_metadata, call.plain = target, {"value": 1}, None, True
         member: Any = None
         link.call(call, member, 0.0, 1000)
 
@@ -191,96 +257,6 @@ def test_a_flood_of_one_kind_of_nonsense_is_one_line(caplog: pytest.LogCaptureFi
 # -- a node, over sockets
 
 
-class Echo(zmesh.Service):
-    """What the honest call while others do their worst."""
-
-    def __init__(self) -> None:
-        self.held = asyncio.Event()
-        self.release = asyncio.Event()
-
-    @zmesh.rpc(idempotent=True)
-    async def echo(self, value: Any) -> Any:
-        return value
-
-    @zmesh.rpc
-    async def fail(self, text: str) -> None:
-        raise zmesh.FailedPrecondition(text)
-
-    @zmesh.rpc
-    async def hold(self) -> str:
-        self.held.set()
-        await self.release.wait()
-        return "not touched"
-
-
-class Hostile:
-    """Connections that do not behave, to one address."""
-
-    def __init__(self, address: str, mesh: str, tag: int) -> None:
-        self.address, self.mesh, self.tag = address, mesh, tag
-        self.context = zmq.Context()
-        self.sent = 0
-
-    def close(self) -> None:
-        self.context.destroy(linger=0)
-
-    @contextlib.contextmanager
-    def connection(self) -> Iterator[zmq.Socket[bytes]]:
-        dealer = self.context.socket(zmq.DEALER)
-        dealer.sndtimeo = dealer.rcvtimeo = 5000
-        dealer.connect(self.address)
-        try:
-            yield dealer
-        finally:
-            dealer.close(linger=0)
-
-    def hello(self, dealer: zmq.Socket[bytes], major: int = 1, **more: Any) -> list[Any]:
-        fields = {"id": secrets.token_bytes(16), "name": "hostile\x1b[2J", "mesh": self.mesh, **more}
-        dealer.send(cbor2.dumps([0, 0, [[m.HELLO, major, 0, fields]]]))
-        return self.answer(dealer)
-
-    def answer(self, dealer: zmq.Socket[bytes]) -> list[Any]:
-        message: list[Any] = cbor2.loads(dealer.recv_multipart()[0])[2][0]
-        return message
-
-    def without_hello(self, frames: Frames) -> None:
-        """Refused at once, once, and not heard any more."""
-        with self.connection() as dealer:
-            for _ in range(INPUTS_PER_CONNECTION):
-                dealer.send_multipart(frames)
-                self.sent += 1
-            kind, code, text = self.answer(dealer)
-            assert (kind, code) == (m.REJECT, other.INVALID_ARGUMENT), text
-            assert not dealer.poll(5)
-
-    def after_hello(self, inputs: list[Frames]) -> bool:
-        """Whether the node kept the link to the end of the inputs: it answers a last ping, or it had ended it."""
-        with self.connection() as dealer:
-            assert self.hello(dealer)[0] == m.HELLO
-            for frames in inputs:
-                dealer.send_multipart(frames)
-                self.sent += 1
-            dealer.send(cbor2.dumps([self.tag, 0, [[m.HEARTBEAT, 123456789, None, None]]]))
-            while True:
-                for message in cbor2.loads(dealer.recv_multipart()[0])[2]:
-                    if message[0] == m.REJECT:
-                        return False
-                    if message[0] == m.HEARTBEAT and message[2] == 123456789:
-                        return True
-
-    def raw(self, data: bytes, *, until_closed: bool) -> None:
-        """Bytes that are no ZMTP, or ZMTP that lies."""
-        host, port = self.address.removeprefix("tcp://").split(":")
-        with socket.create_connection((host, int(port)), timeout=5) as connection:
-            with contextlib.suppress(ConnectionError):
-                connection.sendall(data)
-                self.sent += 1
-                while until_closed and connection.recv(4096):
-                    pass
-            # Gone without a word
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL".ljust(24, b"\0") + bytes(31)
 READY = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
 
@@ -291,18 +267,12 @@ def zmtp(frame: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def attacked_node() -> AsyncIterator[tuple[zmesh.Node, Echo, Hostile, zmesh.Node]]:
+async def attacked_node() -> AsyncIterator[tuple[zmesh.Node, Hostile, zmesh.Node]]:
     """A node, who attacks it, and an honest client."""
-    mesh, echo = "test-" + secrets.token_hex(4), Echo()
-    config = zmesh.Config.test()
-    node = zmesh.Node(echo, mesh=mesh, listen="tcp://127.0.0.1:*", discovery=None, config=config.replace(ipc=False))
-    async with node:
-        (address,) = node.addresses
-        hostile = Hostile(address, mesh, m.tag_of(bytes.fromhex(node.id) if isinstance(node.id, str) else node.id))
+    async with sockets.attacked_node(zmesh.Config.test()) as (node, _, client):
+        hostile = Hostile(node.addresses[0], node.mesh, m.tag_of(bytes.fromhex(node.id)))
         try:
-            async with zmesh.Node(mesh=mesh, peers=[address], discovery=None, config=config) as client:
-                assert await client.client(Echo).echo(0) == 0
-                yield node, echo, hostile, client
+            yield node, hostile, client
         finally:
             await asyncio.to_thread(hostile.close)
 
@@ -339,7 +309,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_node_refuses_strangers_with_one_line_each(caplog: pytest.LogCaptureFixture) -> None:
     fuzzer = Fuzzer(seed=77, to=1)
     inputs: list[Frames] = []
-    while len(inputs) < CONNECTIONS // 2:
+    while len(inputs) < STRANGERS:
         frames = fuzzer.mutation()
         try:
             to, _, messages = decode(frames)
@@ -356,12 +326,12 @@ def test_a_node_refuses_strangers_with_one_line_each(caplog: pytest.LogCaptureFi
     ]
 
     async def main() -> None:
-        async with attacked_node() as (_, _, hostile, client):
+        async with attacked_node() as (_, hostile, client):
             caplog.clear()
 
             def attack() -> None:
                 for frames in inputs:
-                    hostile.without_hello(frames)
+                    hostile.without_hello(frames, INPUTS_PER_CONNECTION)
 
             await while_honest(client, attack)
             assert hostile.sent >= 1000
@@ -372,55 +342,21 @@ def test_a_node_refuses_strangers_with_one_line_each(caplog: pytest.LogCaptureFi
     asyncio.run(main())
 
 
-def test_a_node_outlives_hostile_peers(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        async with attacked_node() as (_, echo, hostile, client):
-            fuzzer = Fuzzer(seed=78, to=hostile.tag)
-            held = asyncio.create_task(client.client(Echo).hold())
-            await asyncio.wait_for(echo.held.wait(), 5)
-            caplog.clear()
-            kept: list[bool] = []
-
-            def attack() -> None:
-                for _ in range(CONNECTIONS // 2):
-                    inputs = [
-                        frames
-                        for frames in (
-                            fuzzer.structured() if fuzzer.rng.random() < 0.9 else fuzzer.mutation()
-                            for _ in range(INPUTS_PER_CONNECTION * 2)
-                        )
-                        if not says_the_last_word(frames)
-                    ]
-                    kept.append(hostile.after_hello(inputs))
-
-            await while_honest(client, attack)
-            assert hostile.sent >= 1000
-            assert kept.count(True) >= 3
-            assert kept.count(False) > 5
-            found = lines(caplog)
-            assert len([line for line in found if line.startswith("refused the link")]) == kept.count(False)
-            assert len(found) <= 2 * len(kept)  # at most one about bad messages besides
-            echo.release.set()  # replies and cancels for others' calls have not touched this one
-            assert await held == "not touched"
-
-    asyncio.run(main())
-
-
-def says_the_last_word(frames: Frames) -> bool:
-    """REJECT and GOODBYE end a link without an answer: there would be nothing to wait for."""
-    try:
-        _, _, messages = decode(frames)
-    except ProtocolError:
-        return False
-    kinds = [message[0] for message in messages if isinstance(message, list) and message]
-    return any(type(kind) is int and kind in (m.REJECT, m.GOODBYE) for kind in kinds)
+def test_a_node_outlives_hostile_peers() -> None:
+    """A smoke: `make fuzz` has 20,000 inputs."""
+    outcome = asyncio.run(sockets.under_attack(INPUTS_OF_PEERS))
+    assert outcome.errors == []
+    assert outcome.sent >= INPUTS_OF_PEERS
+    assert min(outcome.links.values()) >= 5, outcome
+    assert outcome.honest > 0
+    assert outcome.grown < sockets.MEMORY, outcome
 
 
 def test_a_node_outlives_what_is_no_zmtp(caplog: pytest.LogCaptureFixture) -> None:
     fuzzer = Fuzzer(seed=79, to=1)
 
     async def main() -> None:
-        async with attacked_node() as (_, _, hostile, client):
+        async with attacked_node() as (_, hostile, client):
             caplog.clear()
 
             def attack() -> None:
@@ -451,7 +387,7 @@ def test_a_node_outlives_what_is_no_zmtp(caplog: pytest.LogCaptureFixture) -> No
 
 def test_unknown_versions_get_a_clear_answer(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with attacked_node() as (_, _, hostile, client):
+        async with attacked_node() as (_, hostile, client):
             caplog.clear()
 
             def attack() -> None:
@@ -471,7 +407,7 @@ def test_a_client_outlives_a_hostile_server(caplog: pytest.LogCaptureFixture) ->
     """The client dials it, is welcomed, calls, and gets nonsense."""
 
     async def main() -> None:
-        async with attacked_node() as (node, _, hostile, _):
+        async with attacked_node() as (node, hostile, _):
             router = hostile.context.socket(zmq.ROUTER)
             router.rcvtimeo = 5000
             address = f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}"

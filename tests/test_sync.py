@@ -956,7 +956,7 @@ def test_a_forked_child_gets_a_clear_error(mesh: zmesh.Mesh, local: zmesh.Mesh) 
             del stream
             mesh.close()
             zmesh.sync._background._end_of_process()
-            with zmesh.connect(peers=mesh._node._peers, **LOCAL) as own:
+            with zmesh.connect(peers=[address for _, address in mesh._node._peers], **LOCAL) as own:
                 os.write(writing, f"{own.client(Greeter).say_hello('child')}\n".encode())
         except BaseException as error:
             os.write(writing, f"outside: {type(error).__name__}: {error}\n".encode())

@@ -4,6 +4,7 @@ import typing
 
 from ._call import Call, Stream
 from ._scatter import Replies, Reply
+from ._security import Security
 from ._version import __version__
 from .config import Config
 from .context import Context, context
@@ -73,6 +74,7 @@ __all__ = [
     "Reply",
     "ResourceExhausted",
     "RpcError",
+    "Security",
     "Service",
     "Stream",
     "Streaming",

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from . import _introspection
 from ._core.messages import MAX_NAME
+from ._security import Gate
 from ._transport import check_address
 from .schema import ServiceSchema, schema_of
 from .service import Service
@@ -41,6 +42,16 @@ def check_name(name: str) -> str:
     return name
 
 
+def name_of(given: str | None, gate: Gate | None) -> str:
+    """A node's name. With keys of its own it is the one that they belong to; another one is refused."""
+    owner = gate.name if gate is not None else ""
+    if given is None:
+        return owner or default_name()
+    if owner and given != owner:
+        raise ValueError(f"name={given!r}: the key file's keys belong to {owner!r}: leave name out")
+    return check_name(given)
+
+
 def check_mesh(mesh: str) -> str:
     if not _MESH_NAME.fullmatch(mesh):
         raise ValueError(f"a mesh's name is 1 to 64 letters, digits, '_', '.' or '-', got {mesh!r:.80}")
@@ -58,6 +69,18 @@ def list_of(given: Iterable[str] | str | None, variable: str) -> tuple[str, ...]
 def addresses_of(given: Iterable[str] | str | None, variable: str) -> tuple[str, ...]:
     """Addresses, from an argument or else from the environment. Raises ValueError that names the one that is none."""
     return tuple(check_address(address) for address in list_of(given, variable))
+
+
+def peers_of(given: Iterable[str] | str | None, variable: str) -> tuple[tuple[str | None, str], ...]:
+    """(name, address) of each peer that was named, as `addresses_of`. name: None where only an address was given."""
+    return tuple(peer_of(text) for text in list_of(given, variable))
+
+
+def peer_of(text: str) -> tuple[str | None, str]:
+    """The name and the address of NAME@ADDRESS; of ADDRESS, None and itself. Raises ValueError for what is neither."""
+    match = re.fullmatch(r"(?:([^@:/]*)@)?(.*)", text)
+    assert match is not None
+    return (None if match[1] is None else check_name(match[1])), check_address(match[2])
 
 
 def use_mdns(discovery: str | None) -> bool:

@@ -118,7 +118,7 @@ class Bulk:
         self._outbox.divert = None
         self._door.forget(self.token)
         if self._channel is not None:
-            self._channel.close()
+            self._channel.hang_up()
             self._channel = None
 
     # -- what comes by the control connection
@@ -211,7 +211,7 @@ class Bulk:
         self._step(Event.WANTED)
         address = beside(link.channel.remote, self._port)
         try:
-            self._channel = self._door.transport.dial(address, self, bulk=True)
+            self._channel = self._door.transport.dial(address, self, link.key, bulk=True)
         except (ValueError, OSError) as error:
             within, reason = 0.0, str(error)
         else:

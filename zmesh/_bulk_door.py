@@ -144,6 +144,4 @@ class _Stranger:
 def _is_of(link: Link, channel: Channel, peer: object) -> bool:
     """Whether who says to be `peer` on a new connection is at the other end of a link, by its key, too, where links are
     secured."""
-    if link.remote is None or peer != link.remote.id:
-        return False
-    return getattr(channel, "key", None) == getattr(link.channel, "key", None)
+    return link.remote is not None and peer == link.remote.id and channel.key == link.key

@@ -610,9 +610,9 @@ class Client:
             self._try_elsewhere(call)
         elif action is Action.MAYBE_EXECUTED:
             text = (
-                f"{call.target.path} was sent to {attempt.member.name!r}, which was lost before it answered: "
-                "it may have run. Mark the method idempotent=True if running it twice does no harm; "
-                "it is then tried on another node"
+                f"{call.target.path} was sent to {attempt.member.name!r}, which was lost before it answered "
+                f"({attempt.link.ended}): it may have run. Mark the method idempotent=True if running it twice does no "
+                "harm; it is then tried on another node"
             )
             self.settle(call, MaybeExecuted(text, node=attempt.member.name))
 

@@ -17,7 +17,9 @@ from ._core.retry import backoff
 from ._core.subset import keep, rank_of
 from ._link import Link, LinkOwner
 from ._platform import Host, clock_of
-from ._transport import Transport
+from ._security import Gate
+from ._security.keys import fingerprint
+from ._transport import BROKEN_OFF, ONLY_HERE, ONLY_THERE, OTHER_KEY, Transport
 from .config import Config
 from .discovery import Sighting
 from .errors import Code
@@ -66,8 +68,9 @@ class Dialer:
         members: Members[Link],
         random: random.Random,
         ready: Callable[[], None],
+        gate: Gate | None = None,
     ) -> None:
-        """ready: told when a link was added that calls may use."""
+        """ready: told when a link was added that calls may use. gate: of a secured node."""
         self._loop = asyncio.get_running_loop()
         self._time = clock_of(self._loop)
         self._owner = owner
@@ -78,6 +81,7 @@ class Dialer:
         self._members = members
         self._random = random
         self._ready = ready
+        self._gate = gate
         self._targets: dict[str, _Target] = {}
         self._by_link: dict[Link, _Target] = {}
         self._retiring: dict[Link, None] = {}  # not for new calls any more
@@ -171,7 +175,7 @@ class Dialer:
             first.goodbye()
         elif (faster := self._faster(link, hello)) is not None:
             target.first = link
-            self._dial(target, (faster,), hello.id)
+            self._dial(target, (faster,), hello.id, link.key)
             self._loop.call_later(_IPC_WITHIN, self._use_first, target, link)
             return
         self._adopt(target, link, hello)
@@ -183,6 +187,8 @@ class Dialer:
         if target is None:
             return
         member = link.member
+        if link.channel is not None and not goodbye:
+            target.reasons[link.channel.remote] = self._why(target, reason, link.key)
         if member is not None and member.link is link:
             member.link = None
             self._members.changed()
@@ -198,8 +204,6 @@ class Dialer:
             target.first = None
         if link in target.dialing:
             target.dialing.remove(link)
-            if link.channel is not None:
-                target.reasons[link.channel.remote] = reason
             if link.rejection is not None and self._hopeless(target, link.rejection):
                 return
         if not target.dialing:
@@ -297,14 +301,23 @@ class Dialer:
         if target.gone:
             self._drop(target)
             return
-        self._dial(target, target.sighting.addresses, target.sighting.id)
+        sighting = target.sighting
+        key: str | None = None
+        if self._gate is not None:
+            try:
+                key = self._gate.key_for(sighting.name, sighting.fingerprint)
+            except LookupError as error:
+                target.reasons = dict.fromkeys(sighting.addresses, str(error))
+                self._failed(target)
+                return
+        self._dial(target, sighting.addresses, sighting.id, key)
 
-    def _dial(self, target: _Target, addresses: tuple[str, ...], expects: bytes | None) -> None:
-        """All addresses at once; the first that shakes hands wins."""
+    def _dial(self, target: _Target, addresses: tuple[str, ...], expects: bytes | None, key: str | None) -> None:
+        """All addresses at once; the first that shakes hands wins. key: that whoever is there has to prove."""
         for address in addresses:
             link = Link(self._owner, dialed=True, expects=expects)
             try:
-                link.channel = self._transport.dial(address, link)
+                link.channel = self._transport.dial(address, link, key)
             except (ValueError, OSError) as error:
                 target.reasons[address] = str(error)
                 link.close()
@@ -357,6 +370,17 @@ class Dialer:
         self._ready()
         self._loop.call_soon(self.release_unwanted, member)
 
+    def _why(self, target: _Target, reason: str, key: str | None) -> str:
+        """What a link ended for. A handshake that is broken off has several causes; what was announced may tell it."""
+        announced = target.sighting.fingerprint
+        if reason == BROKEN_OFF and announced is not None:
+            return ONLY_THERE
+        if reason == OTHER_KEY and announced is None and target.sighting.id is not None:
+            return ONLY_HERE
+        if reason == OTHER_KEY and key is not None and announced not in (None, fingerprint(key)):
+            return f"it does not have the key that was expected, {fingerprint(key)}: it announces {announced}"
+        return reason
+
     def _await_handshake(self, target: _Target) -> None:
         """The peer is dead unless it shakes hands again within `redial_within`."""
         if target.deadline is None:
@@ -399,7 +423,7 @@ class Dialer:
                 self._drop(target)
                 return True
             return False
-        if code in (Code.FAILED_PRECONDITION, Code.UNIMPLEMENTED):
+        if code in (Code.FAILED_PRECONDITION, Code.UNIMPLEMENTED, Code.UNAUTHENTICATED):
             _log.warning("%s will not talk to us: %s", target.sighting.name or target.sighting.key, text)
         return False
 

@@ -18,9 +18,11 @@ from ._core.timing import Deadlines
 from ._dialer import Dialer
 from ._link import Attempt, Link, Stage
 from ._platform import clock_of
+from ._security import Gate, PermissionFile
 from ._server import Server
 from ._transport import Channel, Transport
 from ._waiter import Stepper
+from ._watch import Watch
 from .config import Config
 from .errors import Code
 
@@ -45,8 +47,17 @@ class Hub:
     server: Server | None = None
     bulk: BulkDoor | None = None
 
-    def __init__(self, *, config: Config, identity: Hello, transport: Transport, jitter: Callable[[], float]) -> None:
-        """jitter: a random number in [0, 1)."""
+    def __init__(
+        self,
+        *,
+        config: Config,
+        identity: Hello,
+        transport: Transport,
+        jitter: Callable[[], float],
+        gate: Gate | None = None,
+        permissions: PermissionFile | None = None,
+    ) -> None:
+        """jitter: a random number in [0, 1). gate: of a secured node; permissions: of one that has such a file."""
         self.config = config
         self.identity = identity
         self.tag = m.tag_of(identity.id)
@@ -67,6 +78,7 @@ class Hub:
         self.call_received = self._refuse_call
         self.calls_received = self._refuse_calls
         self.observer: Callable[[Member[Link], State], None] | None = None
+        self.watch = None if gate is None else Watch(gate, self._links, permissions)
 
     def start(self, client: Client, dialer: Dialer, server: Server | None) -> None:
         self.client, self.dialer, self.server = client, dialer, server
@@ -95,6 +107,8 @@ class Hub:
 
     def admits(self, link: Link, hello: Hello) -> tuple[int, str] | None:
         ours = self.identity
+        if self.watch is not None and (refusal := self.watch.admits(link, hello)) is not None:
+            return refusal
         if hello.id == ours.id:
             return Code.ALREADY_EXISTS, "this is the node that dialed"
         if hello.mesh != ours.mesh:
@@ -264,6 +278,8 @@ class Hub:
         for timer in (self._deadline_timer, self._tick_timer):
             if timer is not None:
                 timer.cancel()
+        if self.watch is not None:
+            self.watch.close()
         self.client.close(f"node {self.identity.name!r} is closed")
         links = self._links()
         self.dialer.close()

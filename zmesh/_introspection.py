@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ._core.messages import BUILT_IN
 from .errors import Internal, NotFound
 from .schema import Kind, ServiceSchema
 from .service import Service, rpc
 
 __all__ = ["BUILT_IN", "Description", "Introspection", "parse"]
-
-BUILT_IN = "zmesh"
 
 
 class Introspection(Service, name=BUILT_IN):

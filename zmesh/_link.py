@@ -449,7 +449,8 @@ class Link:
             self._hello(message)
         elif kind == m.REJECT:
             self.rejection = (message[1], message[2])  # type: ignore[assignment]
-            self._end(f"rejected by the other side: {message[2]}", goodbye=self.remote is not None)
+            left = self.remote is not None and message[1] != Code.UNAUTHENTICATED
+            self._end(f"rejected by the other side: {message[2]}", goodbye=left)
         elif kind == m.DRAIN:
             self.stage = Stage.LEAVING
             self.usable = False
@@ -527,6 +528,7 @@ class Link:
             self.last_run = expand(last, self.sequence + 1)  # type: ignore[arg-type]
         self._end("the node has left", goodbye=True, linger=self._config.redial_within)
 
+    ended = "lost"  # why it is over, once it is
     last_run: int | None = None  # after GOODBYE: the last of our calls that the peer took; later ones never ran
 
     # -- what the outbox asks for
@@ -604,6 +606,11 @@ class Link:
         return self._owner.tag
 
     @property
+    def key(self) -> str | None:
+        """The public key that the other side has proven to own; None where the link is not secured."""
+        return None if self.channel is None else self.channel.key
+
+    @property
     def label(self) -> str:
         """Who is at the other end, for people."""
         where = self.channel.remote if self.channel is not None else "?"
@@ -669,7 +676,13 @@ class Link:
             self.muted = True
             if self.bulk is not None:
                 self.bulk.close()
+            self.ended = f"refused here: {text}"
             self._owner.link_closed(self, f"refused here: {text}", goodbye=False)
+
+    def revoke(self, code: int, text: str) -> None:
+        """End the link for a reason that is told to both sides."""
+        if self.stage is not _CLOSED:
+            self._reject(code, text)
 
     def forget(self) -> None:
         """Let go of the channel of a refused link."""
@@ -678,5 +691,6 @@ class Link:
 
     def _end(self, reason: str, *, goodbye: bool = False, linger: float = 0.0) -> None:
         if self.stage is not Stage.CLOSED:
+            self.ended = reason
             self.close(linger)
             self._owner.link_closed(self, reason, goodbye=goodbye)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ._transport import Transport
+from ._transport import Gate, Transport
 from .config import Config
 from .discovery import Discovery
 
@@ -125,10 +125,10 @@ def this_host() -> Host:
     return Host(secrets.token_hex(16), abstract_sockets=False)
 
 
-def _zeromq(config: Config) -> Transport:
+def _zeromq(config: Config, gate: Gate | None) -> Transport:
     from ._transport.zeromq import ZeroMQTransport
 
-    return ZeroMQTransport(config)
+    return ZeroMQTransport(config, gate)
 
 
 def _mdns(interfaces: tuple[str, ...] | None) -> Discovery:
@@ -141,7 +141,7 @@ def _mdns(interfaces: tuple[str, ...] | None) -> Discovery:
 class Platform:
     """The parts. `zmesh.testing` makes one a simulated host."""
 
-    transport: Callable[[Config], Transport] = _zeromq
+    transport: Callable[[Config, Gate | None], Transport] = _zeromq
     mdns: Callable[[tuple[str, ...] | None], Discovery] = _mdns
     executor: Callable[[int], Executor] = ThreadExecutor
     random: random.Random = field(default_factory=random.Random)

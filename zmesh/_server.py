@@ -34,6 +34,8 @@ from .interceptors import InterceptedCall, Interceptor, around
 from .schema import MethodSchema, ServiceSchema
 
 if TYPE_CHECKING:
+    from ._security import PermissionFile
+    from ._watch import Watch
     from .node import Node
 
 __all__ = ["Handler", "Running", "Server"]
@@ -276,12 +278,15 @@ class Server:
         name: str,
         stepper: Stepper,
         interceptors: Sequence[Interceptor] = (),
+        watch: Watch | None = None,
     ) -> None:
-        """catch_up: deliver every message that has arrived."""
+        """catch_up: deliver every message that has arrived. watch: of a secured node."""
         self.loop = asyncio.get_running_loop()
         self.time = clock_of(self.loop)
         self.node = node
         self._config = config
+        self._watch = watch
+        self._permissions = None if watch is None else watch.permissions
         self._context = contextvars.copy_context()  # what services set when they were entered, handlers see
         self._name = name
         self._stepper = stepper
@@ -346,6 +351,9 @@ class Server:
             or (self.draining and link.dialed)  # a call back; who dialed us was told by DRAIN
         ):
             self._refuse(link, message, handler, waited)
+            return
+        file = self._permissions
+        if file is not None and (link.key, message[2]) not in file.allowed and self._forbidden(link, message, file):
             return
         if len(handler.queue) >= handler.admission.free and self._turned_away(link, message, handler, remaining, now):
             return
@@ -414,6 +422,19 @@ class Server:
         else:
             code, text = Code.UNAVAILABLE, f"{self._name!r} is leaving"
         link.fail(number, code, text, ran=False)
+
+    def _forbidden(self, link: Link, message: Message, file: PermissionFile) -> bool:
+        """Whether a CALL is refused because its caller has no permission."""
+        path: str = message[2]  # type: ignore[assignment]
+        decision = file.decide(link.key, path)
+        if decision.allowed:
+            return False
+        assert self._watch is not None
+        self._watch.call_refused(link, path, decision.why)
+        who = "?" if link.remote is None else link.remote.name
+        text = f"{self._name!r} does not let {who!r} call {path}: {file.told(decision)}"
+        link.fail(message[1], Code.PERMISSION_DENIED, text, ran=False)  # type: ignore[arg-type]
+        return True
 
     def _turned_away(self, link: Link, message: Message, handler: Handler, remaining: int, now: float) -> bool:
         """Whether a CALL is refused because there is too much to do."""

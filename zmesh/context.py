@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._core.admission import LOTS
 from ._platform import clock_of
+from ._security.keys import fingerprint
 
 if TYPE_CHECKING:
     from ._server import Running
@@ -26,12 +27,22 @@ current: ContextVar[Running | None] = ContextVar("zmesh_call", default=None)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: its node's name, its incarnation in hex, and the connection that the call came by."""
+    """Who calls: its node's name, its incarnation in hex, and the connection that the call came by.
+
+    key: the public key that it has proven to own, 40 characters of Z85; None where the link is not secured. Name, id
+        and metadata are what the caller says of itself; the key is not, nor the name where each node has its own key.
+    """
 
     name: str
     id: str
     address: str
+    key: str | None
     _running: Running = field(repr=False, compare=False)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What `zmesh keys list` shows of its key."""
+        return None if self.key is None else fingerprint(self.key)
 
     def client(self, service: type[S]) -> S:
         """A client for a service of the node that called, over the link by which it called: progress reports and
@@ -55,7 +66,7 @@ class Context:
         link = self._running.link
         assert link.remote is not None
         assert link.channel is not None
-        return Caller(link.remote.name, link.remote.id.hex(), link.channel.remote, self._running)
+        return Caller(link.remote.name, link.remote.id.hex(), link.channel.remote, link.key, self._running)
 
     @property
     def method(self) -> str:

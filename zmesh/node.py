@@ -18,10 +18,10 @@ from . import _introspection
 from ._arguments import (
     addresses_of,
     check_mesh,
-    check_name,
-    default_name,
     interfaces_for,
     list_of,
+    name_of,
+    peers_of,
     reachable,
     refuse_duplicates,
     schema_of_instance,
@@ -43,6 +43,8 @@ from ._map import MapOver, Mapped, OneArgument
 from ._platform import Platform, real_platform
 from ._record import foresee
 from ._scatter import Replies, Scatter
+from ._security import Security, chosen, gate_of, permissions_of
+from ._security.keys import fingerprint
 from ._server import Server
 from ._values import load_untyped
 from ._version import __version__
@@ -72,6 +74,7 @@ class Peer:
     id: its incarnation, in hex. address: of the link in use, else the first that it advertises.
     services: name to version; empty until it was met. state: new, alive, suspect, draining, dead or idle.
     load: calls in flight there, ours and others', by its last report. round_trip: seconds; None until measured.
+    key: the public key that it has proven to own; None where there is no link, or one that is not secured.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Peer:
     load: int
     round_trip: float | None
     capacity: float
+    key: str | None = None
 
 
 class Node:
@@ -99,6 +103,9 @@ class Node:
     threads: how many plain `def` handlers run at once (default: capacity, rounded up).
     balance: how calls are spread: "least_loaded", "least_request", "peak_ewma", "random", "round_robin", "weighted", or
         an object of one's own, for this node alone (see `zmesh.balance.Policy`).
+    security: encrypts every link, and says who may connect; None: neither (default: ZMESH_SECRET_FILE, or
+        ZMESH_KEY_FILE and ZMESH_TRUST, and ZMESH_PERMISSIONS; else None). With keys of its own a node has the name
+        that they belong to.
     client_interceptors, server_interceptors: functions around each call that this node makes, or serves; the first
         is the outermost (see `zmesh.interceptors`).
     config: the settings that are rarely changed.
@@ -118,6 +125,7 @@ class Node:
         capacity: float | None = None,
         threads: int | None = None,
         balance: str | Policy = "least_loaded",
+        security: Security | Literal["env"] | None = "env",
         client_interceptors: Sequence[Interceptor] = (),
         server_interceptors: Sequence[Interceptor] = (),
         config: Config | None = None,
@@ -127,10 +135,13 @@ class Node:
         self._config = Config() if config is None else config
         self._services = [(schema_of_instance(service), service) for service in services]
         refuse_duplicates([schema.name for schema, _ in self._services])
-        self._name = default_name() if name is None else check_name(name)
+        self._security = chosen() if security == "env" else security
+        self._gate = None if self._security is None else gate_of(self._security)
+        self._permissions = permissions_of(self._security, self._gate) if services else None
+        self._name = name_of(name, self._gate)
         self._mesh = check_mesh(mesh if mesh is not None else os.environ.get("ZMESH_MESH") or "default")
         self._listen = addresses_of(listen, "ZMESH_LISTEN") or ("tcp://*:0",)
-        self._peers = addresses_of(peers, "ZMESH_PEERS")
+        self._peers = peers_of(peers, "ZMESH_PEERS")
         self._use_mdns = use_mdns(discovery)
         self._interfaces = list_of(interfaces, "ZMESH_INTERFACES") or interfaces_for(self._listen if services else ())
         self._capacity = float(os.cpu_count() or 1) if capacity is None else float(capacity)
@@ -331,9 +342,15 @@ class Node:
         services: calls, and how many retries and hedges their budget has now.
         methods: retries, hedges, second attempts, and errors by code, of those that had any.
 
+        refused_handshakes, refused_calls: of a secured node. refused_peers: of those that were refused lately, by the
+            fingerprint of the key or by host: how many of each, from which address, and why the last time.
+        refused_others: how many more peers were refused, which are not remembered.
+
         What a node served, `zmesh describe --stats` tells.
         """
-        return self._running().client.judge.stats()
+        stats = self._running().client.judge.stats()
+        watch = self._running().watch
+        return stats if watch is None else stats | watch.audit.stats()
 
     @property
     def peers(self) -> list[Peer]:
@@ -363,8 +380,10 @@ class Node:
 
     @property
     def problems(self) -> list[str]:
-        """What stands in the way of nodes that were seen and could not be met, as `address: reason`."""
-        return self._running().dialer.problems()
+        """What stands in the way of nodes that were seen and could not be met, as `address: reason`; and files of the
+        trust folder that trust nobody, as `path: reason`."""
+        untrusted = [] if self._gate is None else self._gate.problems
+        return [*self._running().dialer.problems(), *untrusted]
 
     @property
     def discovery(self) -> list[str]:
@@ -387,6 +406,16 @@ class Node:
     def id(self) -> str:
         """Its incarnation, in hex."""
         return self._id.hex()
+
+    @property
+    def security(self) -> str | None:
+        """What secures its links, for people; None where nothing does."""
+        return None if self._gate is None else self._gate.describe()
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of its public key, as `zmesh keys list` shows it; None where it is not secured."""
+        return None if self._gate is None else fingerprint(self._gate.public)
 
     @property
     def mesh(self) -> str:
@@ -424,9 +453,10 @@ class Node:
         for _, service in self._services:
             if hasattr(type(service), "__aenter__"):
                 await self._exits.enter_async_context(service)  # type: ignore[arg-type]
-        transport = platform.transport(config)
+        transport = platform.transport(config, self._gate)
         jitter = self._platform.random.random
-        hub = Hub(config=config, identity=self._identity(()), transport=transport, jitter=jitter)
+        me, gate, file = self._identity(()), self._gate, self._permissions
+        hub = Hub(config=config, identity=me, transport=transport, jitter=jitter, gate=gate, permissions=file)
         if config.bulk:
             hub.bulk = BulkDoor(transport, config, hub.identity, platform.new_id)
         try:
@@ -455,7 +485,7 @@ class Node:
         for source in self._sources:
             await source.start(self._found, hub.dialer.lost)
         if self._services:
-            me = Sighting(key="self", addresses=self._addresses, id=self._id, name=self._name, mesh=self._mesh)
+            me = Sighting("self", self._addresses, self._id, self._name, self._mesh, self.fingerprint)
             for source in self._sources:
                 await source.advertise(me)
 
@@ -495,6 +525,7 @@ class Node:
             members=hub.members,
             random=platform.random,
             ready=client.resume,
+            gate=self._gate,
         )
         server: Server | None = None
         if self._services:
@@ -510,6 +541,7 @@ class Node:
                 name=self._name,
                 stepper=hub.stepper,
                 interceptors=self._server_interceptors,
+                watch=hub.watch,
             )
         hub.start(client, dialer, server)
 
@@ -639,4 +671,5 @@ def _peer(member: Member[Link]) -> Peer:
         load=member.others + member.in_flight,
         round_trip=member.round_trip,
         capacity=member.capacity,
+        key=link.key if link is not None else None,
     )

@@ -17,7 +17,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 import msgspec
 
@@ -27,6 +27,8 @@ from ._values import Form, json_schemas, text_of
 from .errors import Internal, InvalidArgument
 
 __all__ = ["Kind", "MethodSchema", "ServiceSchema", "Signature", "UnresolvedAnnotation", "schema_of"]
+
+_LONGEST_REASON: Final = 300  # characters of why a value does not fit: it may quote the value, which may be long
 
 
 class MethodSchema:
@@ -308,6 +310,8 @@ def _invalid(message: str) -> InvalidArgument:
 
 def _reason(error: Exception) -> str:
     text = str(error)
+    if len(text) > _LONGEST_REASON:  # it has the value in it
+        text = f"{text[:_LONGEST_REASON]}..."
     if isinstance(error, (msgspec.ValidationError, TypeError)):
         return text[:1].lower() + text[1:]
     return f"{type(error).__name__}: {text}"

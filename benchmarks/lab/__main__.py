@@ -17,7 +17,7 @@ from pathlib import Path
 from zmesh._core.balance import make_policy
 from zmesh._core.members import Members
 
-from .figures import Measured, chart, table
+from ..figures import Measured, chart, put, table
 from .marks import MARKS, Summary, links_changed, summary_of
 from .play import play
 from .scenarios import ABLATED, PLAYED, SCENARIOS
@@ -188,15 +188,6 @@ def page(results: Results, seeds: int, seconds: float) -> str:
     )
 
 
-def write(text: str) -> None:
-    """Put the generated part into its place on the page."""
-    before, opening, rest = PAGE.read_text(encoding="utf-8").partition("<!-- lab -->\n")
-    _, ending, after = rest.partition("<!-- end of lab -->")
-    if not opening or not ending:
-        sys.exit(f"{PAGE.name} has no place for what the laboratory writes")
-    PAGE.write_text(f"{before}{opening}\n{text}\n\n{ending}{after}", encoding="utf-8")
-
-
 def attempt(name: str) -> None:
     """One scenario, on the terminal."""
     results = everything(name, 3, 0.5)
@@ -237,7 +228,7 @@ def main() -> None:
 
 def publish(results: Results, seeds: int, seconds: float) -> None:
     """Write the page and its plots."""
-    write(re.sub(r"\n{3,}", "\n\n", page(results, seeds, seconds)))
+    put(PAGE, "lab", re.sub(r"\n{3,}", "\n\n", page(results, seeds, seconds)))
     plots(results, PAGE.parent)
     print(marks(results))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from zmesh._core.subset import nearest
 
-from .figures import Measured
+from ..figures import Measured
 from .play import SERVICE_TIME, Outcome
 from .scenarios import FAST
 

@@ -197,7 +197,7 @@ class Hello:
         limits = get("limits", dict, {})
         return cls(
             id=node_id,  # type: ignore[arg-type]
-            name=_printable(get("name", str)),
+            name=printable(get("name", str)),
             mesh=get("mesh", str),  # type: ignore[arg-type]
             host=get("host", str, ""),  # type: ignore[arg-type]
             addresses=tuple(a for a in get("addresses", list, []) if isinstance(a, str)),  # type: ignore[attr-defined]
@@ -207,7 +207,7 @@ class Hello:
             max_calls=_limit(limits, "calls"),
             max_items=_limit(limits, "items", DEFAULT_ITEMS),
             max_item_bytes=_limit(limits, "bytes", DEFAULT_ITEM_BYTES),
-            software=_printable(get("software", str, "")),
+            software=printable(get("software", str, "")),
             expects=expects,
             bulk=BulkOffer.parse(fields.get("bulk")),
             major=major,
@@ -215,13 +215,14 @@ class Hello:
         )
 
 
+BUILT_IN: Final = "zmesh"  # the service that every serving node has
 MAX_NAME: Final = 128
 
 
-def _printable(text: object) -> str:
-    """What people will see on a terminal: nothing that steers it."""
+def printable(text: object, length: int = MAX_NAME) -> str:
+    """What people will see on a terminal: nothing that steers it, and not too much."""
     assert isinstance(text, str)
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:MAX_NAME])
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:length])
 
 
 def _limit(limits: object, key: str, default: int = LIMIT) -> int:

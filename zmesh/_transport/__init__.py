@@ -1,7 +1,7 @@
 """Transports: how frames get from one node to another. Knows nothing of messages, calls or services.
 
-Two implementations stand behind this interface: ZeroMQ (`_transport.zeromq`, the only importer of zmq) and the
-in-memory network of `zmesh.testing`.
+Two implementations stand behind this interface: ZeroMQ (`_transport.zeromq`) and the in-memory network of
+`zmesh.testing`. zmq is imported in this folder only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-__all__ = ["Accept", "Channel", "Frame", "Handler", "Sent", "Transport", "check_address"]
+__all__ = ["Accept", "Channel", "Frame", "Gate", "Handler", "Sent", "Transport", "check_address", "host_of"]
 
 Frame = bytes | memoryview
 
@@ -47,11 +47,47 @@ class Channel(Protocol):
     def remote(self) -> str:
         """The dialed address, or a label for an accepted connection."""
 
+    @property
+    def address(self) -> str:
+        """The host at the other end, as the network knows it: an IP address where there is one."""
+
+    @property
+    def key(self) -> str | None:
+        """The public key (40 characters of Z85) that the other side has proven to own; None where the link is not
+        secured. Of a dialed channel that is not open yet, the key that it has to prove."""
+
     def send(self, frames: Sequence[Frame]) -> Sent:
         """Hand over one message of one or more frames. Never blocks, never raises for a lost connection."""
 
     def close(self, linger: float = 0.0) -> None:
         """End the connection; what was taken may still leave for `linger` seconds. No callback comes after."""
+
+    def hang_up(self) -> None:
+        """Close, and end an accepted connection for the other side, too, at once: `close` leaves that to the other
+        side. Only to be trusted after `Handler.received`."""
+
+
+class Gate(Protocol):
+    """The keys of a secured node, and who may connect to it. Keys are 40 characters of Z85."""
+
+    public: str
+    secret: str
+
+    def refusal(self, key: str) -> str | None:
+        """None, or why nobody may connect who has proven to own this key."""
+
+    def refused(self, address: str, key: str | None, reason: str) -> None:
+        """Be told of a handshake that was refused. key: None where none was proven."""
+
+
+# What a handshake that cannot succeed says to the two sides; here since each transport says it.
+ONLY_THERE: Final = "it is secured and this node is not: give this one --secret-file or --key-file"
+ONLY_HERE: Final = "this node is secured and it is not: it needs --secret-file or --key-file, too"
+OTHER_KEY: Final = "it broke off the handshake: it does not have the key that was expected, or is not secured"
+BROKEN_OFF: Final = "it broke off the handshake: it may be secured, and this node is not (--secret-file or --key-file)"
+NOT_TRUSTED: Final = "it does not trust this node's key"
+PLAIN_STRANGER: Final = "it speaks ZMTP without CURVE"
+WRONG_SERVER: Final = "its handshake is not for this node's key, or was recorded and replayed"
 
 
 Accept = Callable[[Channel], Handler]
@@ -67,8 +103,9 @@ class Transport(Protocol):
         Raises OSError where the address cannot be bound.
         """
 
-    def dial(self, address: str, handler: Handler, *, bulk: bool = False) -> Channel:
-        """Start to connect. bulk: to what listens so. Raises ValueError for an address that is no address."""
+    def dial(self, address: str, handler: Handler, key: str | None = None, *, bulk: bool = False) -> Channel:
+        """Start to connect. key: what the other side must prove to own, where this node is secured. bulk: to what
+        listens so. Raises ValueError for an address that is no address."""
 
     def poll(self) -> None:
         """Deliver now everything that has arrived (used after a local pause, before anything is judged)."""
@@ -83,3 +120,8 @@ def check_address(address: str) -> str:
     if match is None or (match[2] not in (None, "*") and int(match[2]) > 65_535):
         raise ValueError(f"{address!r} is no address; write tcp://HOST:PORT, tcp://[IPV6]:PORT or ipc://PATH")
     return address
+
+
+def host_of(address: str) -> str:
+    """`10.0.0.3` of `tcp://10.0.0.3:7001`; "this host" of an ipc address."""
+    return address.removeprefix("tcp://").rpartition(":")[0] if address.startswith("tcp://") else "this host"

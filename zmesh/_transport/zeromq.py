@@ -1,4 +1,4 @@
-"""The ZeroMQ transport: a ROUTER inbox, a DEALER per connection that is dialed. The only importer of zmq.
+"""The ZeroMQ transport: a ROUTER inbox, a DEALER per connection that is dialed.
 
 What is unusual here follows from how libzmq 4.3 behaves; each point was tried:
 
@@ -25,7 +25,22 @@ import zmq
 import zmq.utils.monitor
 
 from ..config import Config
-from . import Accept, Channel, Frame, Handler, Sent, check_address
+from . import (
+    BROKEN_OFF,
+    NOT_TRUSTED,
+    ONLY_HERE,
+    ONLY_THERE,
+    OTHER_KEY,
+    Accept,
+    Channel,
+    Frame,
+    Gate,
+    Handler,
+    Sent,
+    check_address,
+    host_of,
+)
+from .curve import MECHANISM_MISMATCH, Connection, InboxWatch, Zap, close_context, peer_of, secure
 
 __all__ = ["ZeroMQTransport"]
 
@@ -56,9 +71,7 @@ _NOBLOCK: Final = int(zmq.NOBLOCK)
 _NOBLOCK_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 _REASONS: Final = {
     int(zmq.EVENT_DISCONNECTED): "connection lost",
-    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "ZMTP handshake failed",
-    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "ZMTP handshake failed: no ZeroMQ peer, or another security mechanism",
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "ZMTP handshake failed: not authorised",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "ZMTP handshake failed: no ZeroMQ peer",
     int(zmq.EVENT_CLOSED): "connection refused or unreachable",
     int(zmq.EVENT_CONNECT_RETRIED): "connection refused or unreachable",
 }
@@ -72,12 +85,16 @@ def _shared_context() -> zmq.Context[zmq.Socket[bytes]]:
     global _context
     with _context_lock:
         if _context is None or _context[0] != os.getpid():
-            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-            context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
-            context.set(zmq.IO_THREADS, _IO_THREADS)
-            _raise_descriptor_limit()
-            _context = (os.getpid(), context)
+            _context = (os.getpid(), _new_context())
         return _context[1]
+
+
+def _new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+    context.set(zmq.IO_THREADS, _IO_THREADS)
+    _raise_descriptor_limit()
+    return context
 
 
 def _raise_descriptor_limit() -> None:
@@ -93,9 +110,9 @@ def _raise_descriptor_limit() -> None:
 
 
 class ZeroMQTransport:
-    """See `_transport.Transport`."""
+    """See `_transport.Transport`. gate: None for a node that is not secured."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, gate: Gate | None = None) -> None:
         loop = asyncio.get_running_loop()
         if not hasattr(loop, "add_reader") or "Proactor" in type(loop).__name__:
             raise RuntimeError(
@@ -104,7 +121,9 @@ class ZeroMQTransport:
             )
         self._loop = loop
         self._config = config
-        self._context = _shared_context()
+        self._gate = gate
+        self._context = _shared_context() if gate is None else _new_context()
+        self._zap: Zap | None = None
         self._inboxes: dict[bool, _Inbox] = {}  # by whether they are for bulk
         self._dialed: dict[_Dialed, None] = {}
 
@@ -112,11 +131,13 @@ class ZeroMQTransport:
         check_address(address)
         inbox = self._inboxes.get(bulk)
         if inbox is None:
+            if self._gate is not None and self._zap is None:
+                self._zap = Zap(self._context, self._gate)
             inbox = self._inboxes[bulk] = _Inbox(self, accept, bulk)
         return inbox.bind(address)
 
-    def dial(self, address: str, handler: Handler, *, bulk: bool = False) -> Channel:
-        channel = _Dialed(self, check_address(address), handler, bulk)
+    def dial(self, address: str, handler: Handler, key: str | None = None, *, bulk: bool = False) -> Channel:
+        channel = _Dialed(self, check_address(address), handler, key, bulk)
         self._dialed[channel] = None
         return channel
 
@@ -132,6 +153,11 @@ class ZeroMQTransport:
         for inbox in self._inboxes.values():
             inbox.close()
         self._inboxes.clear()
+        if self._zap is not None:
+            self._zap.close()
+            self._zap = None
+        if self._gate is not None:
+            close_context(self._context)
 
     def _socket(self, kind: int, bulk: bool) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -232,11 +258,16 @@ class _Socket:
 class _Dialed(_Socket):
     """A DEALER: one connection, never another."""
 
-    def __init__(self, transport: ZeroMQTransport, address: str, handler: Handler, bulk: bool) -> None:
+    def __init__(self, transport: ZeroMQTransport, address: str, handler: Handler, key: str | None, bulk: bool) -> None:
         super().__init__(transport, zmq.DEALER, bulk)
         self.remote = address
+        self.address = host_of(address)
+        self.key = key
         self._handler = handler
         socket = self._zmq
+        if transport._gate is not None:
+            assert key is not None, "a secured node dials whom it can tell by a key"
+            secure(socket, transport._gate, key)
         socket.setsockopt(zmq.RECONNECT_IVL, _NEVER)
         if address.startswith("tcp://["):
             socket.setsockopt(zmq.IPV6, 1)
@@ -274,6 +305,9 @@ class _Dialed(_Socket):
         self._monitor.close(linger=0)
         self._close_socket(linger)
 
+    def hang_up(self) -> None:
+        self.close()
+
     def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False) -> None:
         super().poll(limit, came=came)
         if limit is None and not self._closed:
@@ -293,12 +327,23 @@ class _Dialed(_Socket):
                 if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     self._handler.opened()
                 else:
-                    self._end(_REASONS.get(kind, "connection lost"))
+                    self._end(self._reason(kind, int(event["value"])))
         except zmq.Again:
             return
         except zmq.ZMQError as error:
             if not self._closed and error.errno not in (zmq.ETERM, zmq.ENOTSOCK):
                 raise
+
+    def _reason(self, event: int, value: int) -> str:
+        """What a monitor's event means, for people. Of a handshake that fails libzmq tells little: a listener that
+        was not meant hangs up without a word."""
+        if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == MECHANISM_MISMATCH:
+            return ONLY_THERE if self.key is None else ONLY_HERE
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            return NOT_TRUSTED
+        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            return BROKEN_OFF if self.key is None else OTHER_KEY
+        return _REASONS.get(event, "connection lost")
 
     def _end(self, reason: str) -> None:
         if self._closed:
@@ -313,18 +358,25 @@ class _Dialed(_Socket):
 class _Accepted:
     """A connection that somebody else dialed: a routing id of the inbox."""
 
-    __slots__ = ("_inbox", "_routing_id", "remote")
+    __slots__ = ("_connection", "_inbox", "_routing_id", "address", "key", "remote")
 
-    def __init__(self, inbox: _Inbox, routing_id: bytes) -> None:
+    def __init__(self, inbox: _Inbox, routing_id: bytes, first: zmq.Frame) -> None:
         self._inbox = inbox
         self._routing_id = routing_id
         self.remote = f"connection {routing_id.hex()}"
+        self.address = peer_of(first)
+        self.key = str(first.get("User-Id")) if inbox.secured else None  # as ZAP was answered
+        self._connection = Connection.of(first)
 
     def send(self, frames: Sequence[Frame]) -> Sent:
         return self._inbox.send(self._routing_id, frames)
 
     def close(self, linger: float = 0.0) -> None:
         self._inbox.forget(self._routing_id)
+
+    def hang_up(self) -> None:
+        self.close()
+        self._connection.shut()
 
 
 class _Inbox(_Socket):
@@ -335,6 +387,12 @@ class _Inbox(_Socket):
         self._accept = accept
         self._handlers: dict[bytes, Handler] = {}
         self._zmq.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        gate = transport._gate
+        self.secured = gate is not None
+        self._handshakes: InboxWatch | None = None
+        if gate is not None:
+            secure(self._zmq, gate, None)
+            self._handshakes = InboxWatch(self._zmq, gate)
         self._watch()
 
     def bind(self, address: str) -> str:
@@ -382,14 +440,18 @@ class _Inbox(_Socket):
 
     def _receive(self) -> None:
         routing_id = self._receive_frame(_NOBLOCK)
-        first = self._receive_frame(_NOBLOCK)  # a ROUTER never delivers less than an id and one frame
-        frames: list[Frame] = _rest(self._zmq, first) if self._get(_MORE_OPTION) else [first]
         handler = self._handlers.get(routing_id)
         if handler is None:
-            handler = self._handlers[routing_id] = self._accept(_Accepted(self, routing_id))
-        handler.received(frames)
+            frame: Any = self._zmq.recv(_NOBLOCK, copy=False)  # only frames tell whose connection it is
+            first = bytes(frame.buffer)
+            handler = self._handlers[routing_id] = self._accept(_Accepted(self, routing_id, frame))
+        else:
+            first = self._receive_frame(_NOBLOCK)  # a ROUTER never delivers less than an id and one frame
+        handler.received(_rest(self._zmq, first) if self._get(_MORE_OPTION) else [first])
 
     def close(self) -> None:
+        if self._handshakes is not None:
+            self._handshakes.close()
         # What was sent last (GOODBYE) may still be on its way out.
         self._close_socket(linger=0.2)
         self._handlers.clear()

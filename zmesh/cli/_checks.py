@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from .._transport import BROKEN_OFF, NOT_TRUSTED, ONLY_HERE, ONLY_THERE
 from ..discovery import Sighting
 from ..discovery.probe import Echo, Interface
 
@@ -21,6 +22,7 @@ __all__ = [
     "check_environment",
     "check_handshakes",
     "check_interfaces",
+    "check_keys",
     "check_meshes",
     "check_multicast",
     "check_package",
@@ -31,7 +33,17 @@ __all__ = [
 ]
 
 DISTRIBUTION: Final = "zmesh-rpc"
-_VARIABLES: Final = ("ZMESH_DISCOVERY", "ZMESH_INTERFACES", "ZMESH_LISTEN", "ZMESH_MESH", "ZMESH_PEERS")
+_VARIABLES: Final = (
+    "ZMESH_DISCOVERY",
+    "ZMESH_INTERFACES",
+    "ZMESH_KEY_FILE",
+    "ZMESH_LISTEN",
+    "ZMESH_MESH",
+    "ZMESH_PEERS",
+    "ZMESH_PERMISSIONS",
+    "ZMESH_SECRET_FILE",
+    "ZMESH_TRUST",
+)
 _DESCRIPTORS_PER_LINK: Final = 5
 _FEW_DESCRIPTORS: Final = 1024  # some 200 peers
 _SHOWN: Final = 5  # names in one line
@@ -152,6 +164,19 @@ def check_echo(echoes: Sequence[Echo]) -> Finding:
     return Finding(name, status, found, cure)
 
 
+def check_keys(security: str | None, problems: Sequence[str]) -> Finding:
+    """Are the links secured, and is all that should be trusted?
+
+    security: what secures them; None: nothing does. problems: of files in the trust folder.
+    """
+    if security is None:
+        return Finding("keys", "ok", "none: links are not secured, and whoever reaches a node may call it")
+    if problems:
+        cure = "'zmesh keys list' shows what is trusted; take the file out, or write NAME.pub by 'zmesh keys trust'"
+        return Finding("keys", "warn", f"{security}; not trusted: {'; '.join(problems[:_SHOWN])}", cure)
+    return Finding("keys", "ok", security)
+
+
 def check_meshes(mesh: str, sightings: Sequence[Sighting]) -> Finding:
     """Who is here, and is it the same mesh?"""
     ours = [s for s in sightings if s.mesh == mesh]
@@ -197,6 +222,31 @@ def check_reach(reaches: Sequence[Reach]) -> Finding:
     return Finding(name, "fail", found, cure)
 
 
+# What a refusal says, and what to do about it; the first that fits.
+_REFUSALS: Final = (
+    (("belongs to mesh",), "give both the same --mesh or ZMESH_MESH"),
+    (
+        ("protocol version",),
+        "upgrade the older side: pip install --upgrade zmesh-rpc; 'zmesh version' on both tells which it is",
+    ),
+    (
+        ("no ZeroMQ peer", "no zmesh node"),
+        "another program answers at that port: correct --peer, --listen or ZMESH_PEERS",
+    ),
+    (
+        (ONLY_THERE, ONLY_HERE, BROKEN_OFF),
+        "give the node that lacks it --secret-file (the mesh's own), or --key-file and --trust",
+    ),
+    (
+        (NOT_TRUSTED,),
+        "on that host: zmesh keys trust NAME.pub, with this node's public key; it may have been revoked",
+    ),
+    (("in the trust folder", "it announces key"), "if you trust it: zmesh keys trust NAME.pub, with its public key"),
+    (("NAME@",), "write --peer NAME@tcp://HOST:PORT"),
+    (("the key that was expected",), "compare 'zmesh keys show FILE' there and here: both name the fingerprints"),
+)
+
+
 def check_handshakes(problems: Sequence[str]) -> Finding:
     """Did those who accept connections take us as a peer?
 
@@ -204,16 +254,12 @@ def check_handshakes(problems: Sequence[str]) -> Finding:
     """
     if not problems:
         return Finding("handshake", "ok", "nobody refused")
-    text = "; ".join(problems[:_SHOWN])
-    if any("belongs to mesh" in each for each in problems):
-        cure = "give both the same --mesh or ZMESH_MESH"
-    elif any("protocol version" in each for each in problems):
-        cure = "upgrade the older side: pip install --upgrade zmesh-rpc; 'zmesh version' on both tells which it is"
-    elif any("no ZeroMQ peer" in each or "no zmesh node" in each for each in problems):
-        cure = "another program answers at that port: correct --peer, --listen or ZMESH_PEERS"
-    else:
-        cure = "run 'zmesh doctor' on that host, too"
-    return Finding("handshake", "fail", text, cure)
+    cure = "run 'zmesh doctor' on that host, too"
+    for signs, found in _REFUSALS:
+        if any(sign in each for sign in signs for each in problems):
+            cure = found
+            break
+    return Finding("handshake", "fail", "; ".join(problems[:_SHOWN]), cure)
 
 
 def check_package(installed: Mapping[str, str]) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from typing import Any, TypeVar
 import click
 
 import zmesh
+
+from .._arguments import peer_of
+from .._security import chosen
+from .._transport import check_address
 
 __all__ = [
     "Failed",
@@ -47,12 +52,17 @@ class Place:
     peers: tuple[str, ...] = ()
     no_mdns: bool = False
     interfaces: tuple[str, ...] = ()
+    secret_file: str | None = None
+    key_file: str | None = None
+    trust: str | None = None
+    permissions: str | None = None
 
     def node(self, *services: zmesh.Service, **more: Any) -> zmesh.Node:
         """A node there, not entered yet. Arguments that make no sense are wrong usage."""
         try:
             return zmesh.Node(
                 *services,
+                security=chosen(self.secret_file, self.key_file, self.trust, self.permissions),
                 mesh=self.mesh,
                 peers=self.peers or None,
                 discovery=None if self.no_mdns else "env",
@@ -64,30 +74,36 @@ class Place:
 
 
 class Address(click.ParamType[str]):
-    """An address that ZeroMQ takes."""
+    """An address that ZeroMQ takes. named: whether NAME@ may stand before it."""
 
     name = "address"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from .._transport import check_address
+    def __init__(self, named: bool = False) -> None:
+        self._named = named
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
+            if self._named:
+                peer_of(value)
+                return str(value)
             return check_address(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
 def place_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Give a command --mesh, --peer, --no-mdns and --interface, which reach it as one argument: `place`."""
+    """Give a command --mesh, --peer, --no-mdns, --interface and what secures its links; they reach it as one argument:
+    `place`."""
 
     @click.option("--mesh", metavar="NAME", help="Only nodes of this mesh are seen. [env: ZMESH_MESH; else default]")
     @click.option(
         "--peer",
         "peers",
         multiple=True,
-        type=Address(),
+        type=Address(named=True),
         metavar="ADDRESS",
-        help="A node to try besides those that mDNS finds, tcp://HOST:PORT; may be repeated. [env: ZMESH_PEERS]",
+        help="A node to try besides those that mDNS finds, tcp://HOST:PORT, with keys NAME@tcp://HOST:PORT; "
+        "may be repeated. [env: ZMESH_PEERS]",
     )
     @click.option("--no-mdns", is_flag=True, help="No mDNS: only named peers. [env: ZMESH_DISCOVERY=none]")
     @click.option(
@@ -97,16 +113,13 @@ def place_options(command: Callable[..., R]) -> Callable[..., R]:
         metavar="NAME",
         help="Use mDNS on this interface, by name or address; may be repeated. [env: ZMESH_INTERFACES; else all]",
     )
+    @click.option("--secret-file", metavar="FILE", help="The secret that the mesh shares. [env: ZMESH_SECRET_FILE]")
+    @click.option("--key-file", metavar="FILE", help="This node's own keys, with --trust. [env: ZMESH_KEY_FILE]")
+    @click.option("--trust", metavar="FOLDER", help="The public keys of who may connect. [env: ZMESH_TRUST]")
     @functools.wraps(command)
-    def packed(
-        *arguments: Any,
-        mesh: str | None,
-        peers: tuple[str, ...],
-        no_mdns: bool,
-        interfaces: tuple[str, ...],
-        **rest: Any,
-    ) -> R:
-        return command(*arguments, place=Place(mesh, peers, no_mdns, interfaces), **rest)
+    def packed(*arguments: Any, **given: Any) -> R:
+        place = Place(**{field.name: given.pop(field.name, None) for field in dataclasses.fields(Place)})
+        return command(*arguments, place=place, **given)
 
     return packed
 
@@ -164,7 +177,7 @@ async def _methods(place: Place, service: str) -> list[str]:
 
 
 def _given(context: click.Context) -> Place:
-    names = ("mesh", "peers", "no_mdns", "interfaces")
+    names = [field.name for field in dataclasses.fields(Place)]
     return Place(**{name: context.params[name] for name in names if context.params.get(name) is not None})
 
 

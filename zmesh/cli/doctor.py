@@ -16,6 +16,8 @@ import click
 
 import zmesh
 
+from .._arguments import peer_of
+from .._security.trust import SUFFIX
 from ..discovery import Sighting
 from ..discovery.probe import Interface, browse, echo, system_interfaces
 from . import _checks as checks
@@ -74,7 +76,8 @@ async def _network(place: Place) -> list[Finding]:
         mesh, mdns = node.mesh, not place.no_mdns and os.environ.get("ZMESH_DISCOVERY") != "none"
         wanted = place.interfaces or _listed("ZMESH_INTERFACES")
         interfaces = system_interfaces()
-        findings = [checks.check_interfaces(interfaces, wanted)]
+        keys = checks.check_keys(node.security, [each for each in node.problems if f"{SUFFIX}: " in each])
+        findings = [checks.check_interfaces(interfaces, wanted), keys]
         sightings: list[Sighting] = []
         if mdns:
             echoes, sightings, _ = await asyncio.gather(
@@ -83,7 +86,7 @@ async def _network(place: Place) -> list[Finding]:
             findings.append(checks.check_multicast(interfaces, wanted))
             findings.append(checks.check_echo(echoes))
             findings.append(checks.check_meshes(mesh, sightings))
-        named = place.peers or _listed("ZMESH_PEERS")
+        named = [peer_of(each)[1] for each in place.peers or _listed("ZMESH_PEERS")]
         reaches = await _reach([(s.name or "?", s.addresses) for s in sightings if s.mesh == mesh], named)
         findings.append(checks.check_reach(reaches))
         await node.discover(timeout=_BROWSE)  # those whose first attempt failed, and those that are named

@@ -19,7 +19,7 @@ from zmesh._core.balance import POLICIES
 
 from ._options import Address, Failed, Place, explained, place_options
 
-__all__ = ["command", "load_service"]
+__all__ = ["command", "load_service", "loop_factory"]
 
 
 @click.command("serve")
@@ -41,6 +41,7 @@ __all__ = ["command", "load_service"]
     show_default=True,
     help="How the calls of its own handlers are spread.",
 )
+@click.option("--permissions", metavar="FILE", help="Who may call what; all else is denied. [env: ZMESH_PERMISSIONS]")
 @click.option("-v", "--verbose", is_flag=True, help="Log on stderr what happens to links and peers.")
 @place_options
 def command(
@@ -63,7 +64,7 @@ def command(
         sys.path.insert(0, os.getcwd())
     instances = [load_service(each) for each in services]
     node = place.node(*instances, name=name, listen=listen or None, capacity=capacity, threads=threads, balance=balance)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             runner.run(_serve(node))
         except zmesh.RpcError as error:
@@ -72,7 +73,7 @@ def command(
             raise Failed(f"cannot serve: {error}") from error
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     with contextlib.suppress(ImportError):
         import uvloop
 

@@ -20,6 +20,7 @@ class Sighting:
     addresses: where it may be reached, best first; all are tried.
     id: its incarnation (16 bytes), None where the source cannot know (a static address).
     name, mesh: as advertised, None where unknown.
+    fingerprint: of the key that it says it has; None where it says none.
     """
 
     key: str
@@ -27,6 +28,7 @@ class Sighting:
     id: bytes | None = None
     name: str | None = None
     mesh: str | None = None
+    fingerprint: str | None = None
 
 
 Found = Callable[[Sighting], None]

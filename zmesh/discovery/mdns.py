@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import re
 import secrets
 import socket
 from typing import Final
@@ -95,6 +96,7 @@ class MulticastDNS:
                 "id": identity,
                 "name": (sighting.name or "").encode()[:200].decode(errors="ignore"),
                 "mesh": sighting.mesh or "",
+                **({} if sighting.fingerprint is None else {"key": sighting.fingerprint}),
             },
         )
         try:
@@ -234,8 +236,14 @@ class MulticastDNS:
                     id=identity,
                     name=properties.get("name"),
                     mesh=properties.get("mesh"),
+                    fingerprint=_fingerprint(properties.get("key")),
                 )
             )
+
+
+def _fingerprint(text: str | None) -> str | None:
+    """What a record says of a key, where it can be one: it is shown to people."""
+    return text if text is not None and re.fullmatch(r"[0-9a-f]{32}", text) else None
 
 
 def _ips_and_port(addresses: tuple[str, ...]) -> tuple[list[str], int | None]:

@@ -8,14 +8,14 @@ __all__ = ["StaticPeers"]
 
 
 class StaticPeers:
-    """See `discovery.Discovery`."""
+    """See `discovery.Discovery`. addresses: each with the name of who is expected there, None where that is open."""
 
-    def __init__(self, addresses: tuple[str, ...]) -> None:
+    def __init__(self, addresses: tuple[tuple[str | None, str], ...]) -> None:
         self._addresses = addresses
 
     async def start(self, found: Found, lost: Lost) -> None:
-        for address in self._addresses:
-            found(Sighting(key=f"static {address}", addresses=(address,)))
+        for name, address in self._addresses:
+            found(Sighting(key=f"static {address}", addresses=(address,), name=name))
 
     async def advertise(self, sighting: Sighting) -> None:
         pass
@@ -27,4 +27,4 @@ class StaticPeers:
         pass
 
     def describe(self) -> str:
-        return f"static {', '.join(self._addresses)}"
+        return f"static {', '.join(address for _, address in self._addresses)}"

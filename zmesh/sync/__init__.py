@@ -16,6 +16,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from .._call import Call
 from .._map import OneArgument
+from .._security import Security
 from ..balance import Policy
 from ..config import Config
 from ..explanation import Explanation
@@ -44,6 +45,7 @@ def connect(
     capacity: float | None = None,
     threads: int | None = None,
     balance: str | Policy = "least_loaded",
+    security: Security | Literal["env"] | None = "env",
     client_interceptors: Sequence[Interceptor] = (),
     server_interceptors: Sequence[Interceptor] = (),
     config: Config | None = None,
@@ -60,6 +62,7 @@ def connect(
         capacity=capacity,
         threads=threads,
         balance=balance,
+        security=security,
         client_interceptors=client_interceptors,
         server_interceptors=server_interceptors,
         config=config,

@@ -21,6 +21,7 @@ A test may `pause`, `stall`, `crash`, `restart` and `stop` hosts and `partition`
 from __future__ import annotations
 
 from ._executor import takes
+from ._keys import make_keys
 from ._loop import Crashed, OutOfTime, SimulationError, Stuck
 from ._mesh import Host, Mesh, run, simulated
 from ._network import Link
@@ -33,6 +34,7 @@ __all__ = [
     "OutOfTime",
     "SimulationError",
     "Stuck",
+    "make_keys",
     "run",
     "simulated",
     "takes",

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from .._platform import Host as Identity
 from .._platform import Platform
+from .._transport import Gate
 from ..config import Config
 from ..node import Node
 from ..service import Service
@@ -32,6 +33,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "peers": (),
     "discovery": "mdns",
     "capacity": 4,
+    "security": None,
 }
 """What a node would otherwise take from the environment or the machine, which a run must not depend on."""
 
@@ -183,8 +185,8 @@ class Host:
         label = f"{self._mesh.seed} {self.name} {self._starts}"
         ids = random.Random(f"ids {label}")
 
-        def transport(config: Config) -> MemoryTransport:
-            made = MemoryTransport(network, machine, process, config)
+        def transport(config: Config, gate: Gate | None) -> MemoryTransport:
+            made = MemoryTransport(network, machine, process, config, gate)
             self._transports.append(made)
             return made
 

@@ -7,7 +7,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
-from .._transport import Accept, Channel, Frame, Handler, Sent
+from .._transport import (
+    NOT_TRUSTED,
+    ONLY_HERE,
+    ONLY_THERE,
+    OTHER_KEY,
+    PLAIN_STRANGER,
+    WRONG_SERVER,
+    Accept,
+    Channel,
+    Frame,
+    Gate,
+    Handler,
+    Sent,
+    host_of,
+)
 from ..config import Config
 from ._loop import Process, WorldTimer
 from ._network import FIRST_RETRY, Machine, Network
@@ -19,7 +33,7 @@ MESSAGES_A_TURN: Final = 100  # taken from one queue in one turn of the loop, as
 FIRST_CONNECT_RETRY: Final = 1.0  # seconds until TCP tries again to connect (RFC 6298), doubled from then on
 CONNECT_GIVES_UP: Final = 127.0  # seconds, Linux's default of six retries
 
-_Signal = Literal["connect", "connected", "refused", "greeting", "ready", "end"]
+_Signal = Literal["connect", "connected", "refused", "greeting", "ready", "denied", "end"]
 
 
 class _Pipe:
@@ -85,12 +99,13 @@ class _Pipe:
 class _Connection:
     """A TCP connection with ZMTP's handshake: two round trips, the second answered by the listener's IO thread."""
 
-    def __init__(self, transport: MemoryTransport, address: str, handler: Handler, bulk: bool) -> None:
+    def __init__(self, transport: MemoryTransport, address: str, handler: Handler, key: str | None, bulk: bool) -> None:
         network = transport.network
         self.network = network
         self.bulk = bulk
         self._target, self._port = network.find(address, transport.machine)
-        self.dialer = _Dialed(self, transport, address, handler)
+        self.denial = ""
+        self.dialer = _Dialed(self, transport, address, handler, key)
         self.listener: _AcceptedEnd | None = None
         target = transport.machine if self._target is None else self._target
         self.there = _Pipe(network, transport.machine, target, self._at_listener)
@@ -117,9 +132,29 @@ class _Connection:
             return
         if self.listener.transport.stopped:
             self.listener.transport.greeted.append(self)
+        elif denied := self._denied(self.listener.transport.gate, self.dialer.transport.gate, self.dialer.key):
+            self.denial = denied
+            self.back.put("denied")
+            self.listener.shut()
         else:
             self.listener.establish()
             self.back.put("ready")
+
+    def _denied(self, there: Gate | None, ours: Gate | None, expected: str | None) -> str | None:
+        """Why the dialer's handshake fails, as CURVE has it; the listener is told, too."""
+        if there is None:
+            return None if ours is None else ONLY_HERE
+        address = self.dialer.machine.address
+        if ours is None:
+            there.refused(address, None, PLAIN_STRANGER)
+            return ONLY_THERE
+        if expected != there.public:
+            there.refused(address, None, WRONG_SERVER)
+            return OTHER_KEY
+        if (why := there.refusal(ours.public)) is not None:
+            there.refused(address, ours.public, why)
+            return NOT_TRUSTED
+        return None
 
     def reset(self) -> None:
         self.there.lose_all()
@@ -248,9 +283,13 @@ class _Dialed(End):
 
     dialed = True
 
-    def __init__(self, connection: _Connection, transport: MemoryTransport, address: str, handler: Handler) -> None:
+    def __init__(
+        self, connection: _Connection, transport: MemoryTransport, address: str, handler: Handler, key: str | None
+    ) -> None:
         super().__init__(connection, transport, _Inlet(transport))
         self.remote = address
+        self.address = host_of(address)
+        self.key = key
         self._handler = handler
         self._told = False
 
@@ -287,6 +326,9 @@ class _Dialed(End):
                 self.outgoing.lose_last()
             self.shut()
 
+    def hang_up(self) -> None:
+        self.close()
+
     def arrived(self, item: _Signal | list[bytes]) -> None:
         if not self.open:
             return
@@ -298,6 +340,8 @@ class _Dialed(End):
         elif item == "ready":
             self.establish()
             self.inlet.put(self, None)
+        elif item == "denied":
+            self.lose(self.connection.denial)
         else:
             super().arrived(item)
 
@@ -364,19 +408,26 @@ class _AcceptedEnd(End):
 class _AcceptedChannel:
     """As the ZeroMQ transport's: closing it only forgets it; the connection is the dialer's to end."""
 
-    __slots__ = ("_end", "handler", "remote")
+    __slots__ = ("_end", "address", "handler", "key", "remote")
 
     handler: Handler
 
     def __init__(self, end: _AcceptedEnd) -> None:
         self._end = end
         self.remote = end.label
+        self.address = end.connection.dialer.machine.address
+        gate = end.connection.dialer.transport.gate
+        self.key = None if gate is None else gate.public
 
     def send(self, frames: Sequence[Frame]) -> Sent:
         return self._end.send(frames)
 
     def close(self, linger: float = 0.0) -> None:
         self._end.forget(self)
+
+    def hang_up(self) -> None:
+        self.close()
+        self._end.shut()
 
 
 class _Inlet:
@@ -423,8 +474,11 @@ class _Inlet:
 class MemoryTransport:
     """See `_transport.Transport`. Belongs to one process on one machine."""
 
-    def __init__(self, network: Network, machine: Machine, process: Process, config: Config) -> None:
+    def __init__(
+        self, network: Network, machine: Machine, process: Process, config: Config, gate: Gate | None = None
+    ) -> None:
         self.network = network
+        self.gate = gate
         self.machine = machine
         self.process = process
         self.config = config
@@ -447,8 +501,8 @@ class MemoryTransport:
         machine.listeners[port] = (self, accept)
         return port if isinstance(port, str) else f"tcp://{machine.address}:{port}"
 
-    def dial(self, address: str, handler: Handler, *, bulk: bool = False) -> Channel:
-        channel = _Connection(self, address, handler, bulk).dialer
+    def dial(self, address: str, handler: Handler, key: str | None = None, *, bulk: bool = False) -> Channel:
+        channel = _Connection(self, address, handler, key, bulk).dialer
         self.inlets[channel] = None
         return channel
 

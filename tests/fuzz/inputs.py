@@ -1,4 +1,4 @@
-"""Inputs that nobody should send, made from a seed: for tests/test_fuzz.py."""
+"""Inputs that nobody should send, made from a seed."""
 
 from __future__ import annotations
 
@@ -27,6 +27,23 @@ _HEADS = [
 ]
 _LENGTHS = [0x1A, 0x1B, 0x3B, 0x5A, 0x5B, 0x7A, 0x7B, 0x9A, 0x9B, 0xBA, 0xBB, 0xDB]
 _TAGS = [*range(44), 52, 54, *range(64, 88), 100, 256, 258, 260, 261, 1004, 43000, 55799, 64077, 64078]
+_TEXTS = [
+    "2026-11-22T21:30:05.120000Z", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "2026-13-01", "21:30:05",
+    "P1DT7200.5S", "-PT90S", "P", "PT1e400S", "P99999999999D", "1E+999999999999", "sNaN", "-Infinity", "0" * 1000,
+    "1de0c4ff-09df-46d7-8eb3-3c37b74ae607", "red", "9" * 5000, "\N{ARABIC-INDIC DIGIT ONE}", " 1",
+]  # fmt: skip
+_TAGGED = [
+    (0, "2026-11-22T21:30:05Z"), (0, "x"), (1, 1e300), (1, float("nan")), (1, -(10**12)), (4, [10**9, 2]),
+    (4, [2**62, 1]), (37, b"x" * 16), (40, [[2, 2], cbor2.CBORTag(86, bytes(32))]),
+    (40, [[0, 2**31 - 1], cbor2.CBORTag(86, b"")]), (40, [[2**31 - 1] * 9, cbor2.CBORTag(86, b"")]), (64, b"abc"),
+    (100, 10**8), (100, -(10**8)), (258, [1, 2]), (258, [[1]]), (1004, "2026-13-01"), (64078, ["|b1", [2], b"\1\2"]),
+]  # fmt: skip
+_ALMOST: list[Any] = [
+    *_TEXTS, *(cbor2.CBORTag(tag, value) for tag, value in _TAGGED), {"x": 1}, {"x": 1, "y": 10**400}, {"a": 1},
+    [1, "x"], {"x": 1, "children": [{"x": 2, "children": []}]}, {"1": 1, 1: 2}, {"9" * 5000: 1}, 10**5000, 1, True, [],
+]  # fmt: skip
+_KINDS = [m.CALL, m.CALL, m.CALL, m.REPLY, m.REPLY, m.ERROR, m.CANCEL, m.HEARTBEAT, m.UNSUPPORTED, m.DRAIN_ACK, m.ITEM,
+          m.ITEM, m.END, m.CREDIT, m.CREDIT, m.CALLS, m.REPLIES, 16, 99]  # fmt: skip
 _NUMBERS = [-1, 0, 1, 2, 3, 4, 5, 6, 7, 255, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64, 2**100]
 
 
@@ -34,7 +51,7 @@ def vectors() -> list[Frames]:
     """The frames of all test vectors, good ones and bad ones."""
     found = []
     for name in ("envelopes", "malformed"):
-        path = Path(__file__).parent / "vectors" / f"{name}.json"
+        path = Path(__file__).parent.parent / "vectors" / f"{name}.json"
         for vector in json.loads(path.read_text(encoding="utf-8")):
             frames = [bytes.fromhex(frame) for frame in vector["frames"]]
             if sum(map(len, frames)) < 4096:  # the long ones are bad only by their length
@@ -111,26 +128,24 @@ class Fuzzer:
         envelope = [to, rng.choice([0, 5, rng.randrange(2**31)]), messages]
         return [cbor2.dumps(envelope), *(rng.randbytes(16) for _ in range(rng.choice([0, 0, 1])))]
 
+    def damaged(self) -> Frames:
+        """An envelope that would decode, with some bytes behind its tag and clock changed."""
+        first, *others = self.structured()
+        rng, damaged = self.rng, bytearray(first)
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(min(11, len(damaged) - 1), len(damaged))
+            damaged[at] = rng.choice([damaged[at] ^ 1 << rng.randrange(8), rng.randrange(256)])
+        return [bytes(damaged), *others]
+
+    def hostile(self) -> Frames:
+        """What a peer may send that knows the protocol and means harm."""
+        pick = self.rng.random()
+        return self.structured() if pick < 0.8 else self.damaged() if pick < 0.95 else self.mutation()
+
     def message(self) -> Any:
         rng = self.rng
         number = rng.choice([0, 1, 2, 3, 4, 2**31 - 1])
-        kind = rng.choice(
-            [
-                m.CALL,
-                m.CALL,
-                m.REPLY,
-                m.REPLY,
-                m.ERROR,
-                m.CANCEL,
-                m.HEARTBEAT,
-                m.UNSUPPORTED,
-                m.DRAIN_ACK,
-                m.CALLS,
-                m.REPLIES,
-                16,
-                99,
-            ]
-        )
+        kind = rng.choice(_KINDS)
         if rng.random() < 0.03:
             kind = rng.choice([m.HELLO, m.REJECT, m.DRAIN, m.GOODBYE])
         value = self.value(3)
@@ -139,13 +154,20 @@ class Fuzzer:
             [None, {}, {"details": value}, {"details": {"a": value}, "type": value}, {"traceback": value}]
         )
         path = rng.choice(
-            ["Echo.echo", "Echo.fail", "Echo", "Echo.", ".", "", "zmesh.describe", "Nothing.at_all", "\0\x1b[2J"]
-        )
+            ["Echo.echo", "Echo.fail", "Echo.count", "Echo.total", "Echo.back", "Echo.hold", "Echo", "Echo.", ".", "",
+             "zmesh.describe", "Nothing.at_all", "\0\x1b[2J"]
+        )  # fmt: skip
         arguments: Any = rng.choice([{"value": value}, [value], {}, []])
+        many, answer = rng.choice([0, 0, 1, 2, 256, 2**31 - 1]), rng.random() < 0.5
+        metadata = rng.choice([None, {}, {"a": b""}])
+        marks = [rng.random() < 0.5, rng.choice([None, 0, 1279, 1280]), many, rng.choice([[], [number], value])]
         good: dict[int, list[Any]] = {
             m.HELLO: [m.HELLO, rng.choice([1, 1, 2]), 0, {"id": rng.randbytes(16), "name": "x", "mesh": "default"}],
             m.REJECT: [m.REJECT, rng.choice(_NUMBERS[1:10]), "\x1b[31mno\n" * rng.randrange(9)],
-            m.CALL: [m.CALL, number, path, rng.choice([0, 1, 1000, 2**31 - 1]), arguments, None],
+            m.CALL: [m.CALL, number, path, rng.choice([0, 1, 1000, 2**31 - 1]), arguments, metadata],
+            m.ITEM: [m.ITEM, number, answer, many, value],
+            m.END: [m.END, number, many],
+            m.CREDIT: [m.CREDIT, number, answer, many],
             m.REPLY: [m.REPLY, number, value, rng.choice([None, {}, {"a": b"b"}])],
             m.ERROR: [m.ERROR, number, rng.randrange(20), "text", rng.random() < 0.5, fields],
             m.CANCEL: [m.CANCEL, number],
@@ -156,6 +178,8 @@ class Fuzzer:
             m.UNSUPPORTED: [m.UNSUPPORTED, rng.choice([1, 3, 16])],
         }  # fmt: skip
         message = good.get(kind, [kind])
+        if kind == m.CALL:
+            message += marks[: rng.choice([0, 0, 0, 1, 2, 3, 4])]
         damage = rng.random()
         if damage < 0.1:
             del message[rng.randrange(len(message)) :]
@@ -193,6 +217,10 @@ class Fuzzer:
         for _ in range(rng.randrange(MAX_DEPTH + 3)):
             leaf = [leaf]
         return leaf
+
+    def argument(self) -> Any:
+        """Any value, or one that some annotation almost takes."""
+        return self.rng.choice(_ALMOST) if self.rng.random() < 0.5 else self.value(3)
 
     def _vector(self) -> Frames:
         return self.rng.choice(self._corpus)
