@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import put
 from tests.net.figures import percentile, table
 from tests.net.namespaces import Network, lacking
 
@@ -81,7 +82,7 @@ def clients(systems: list[str], loop: str) -> Iterator[dict[str, Side]]:
         yield sides
 
 
-def compare(systems: list[str], rounds: int, loop: str) -> dict[str, float]:
+def compare(systems: list[str], rounds: int, loop: str, page: list[str]) -> dict[str, float]:
     figures: dict[tuple[str, int, str], list[float]] = {}
     with clients(systems, loop) as sides:
         for turn in range(rounds):
@@ -104,11 +105,11 @@ def compare(systems: list[str], rounds: int, loop: str) -> dict[str, float]:
                 compared.append(f"{statistics.median(pairs):.2f} ({min(pairs):.2f}–{max(pairs):.2f})")
             rows.append([way, f"{size} MiB", *speeds, *compared])
     head = [*(f"{system}, GiB/s" for system in systems), *(f"{system} : bare" for system in systems[1:])]
-    print(table(["way", "value", *head], rows))
+    page.append(table(["way", "value", *head], rows))
     return ratios
 
 
-def stream(rounds: int, loop: str, gib: float, item_mib: int) -> dict[str, Any]:
+def stream(rounds: int, loop: str, gib: float, item_mib: int, page: list[str]) -> dict[str, Any]:
     runs = []
     for turn in range(rounds):
         with clients(["zmesh"], loop) as sides:
@@ -122,14 +123,14 @@ def stream(rounds: int, loop: str, gib: float, item_mib: int) -> dict[str, Any]:
         latencies = [f"{1e6 * each:,.0f}" for each in (quiet, beside)]
         rows.append([f"{gib / run['seconds']:.2f}", *extra, *latencies, f"{ratios[-1]:.2f}"])
     head = ["GiB/s", "client's memory, MB more", "server's", "unary p99 quiet, µs", "beside the stream", "ratio"]
-    print(f"\n{gib:g} GiB as a stream of {item_mib} MiB items\n\n{table(head, rows)}")
+    page.append(f"{gib:g} GiB as a stream of {item_mib} MiB items, each run in new processes:\n\n{table(head, rows)}")
     return {
         "extra_mb": round(max(max(run["extra"].values()) for run in runs) / 1e6),
         "p99": round(statistics.median(ratios), 2),
     }
 
 
-def transfer(size_mib: int, megabits: float) -> dict[str, Any]:
+def transfer(size_mib: int, megabits: float, page: list[str]) -> dict[str, Any]:
     """There and back; raises where a link was lost."""
     with tempfile.TemporaryDirectory() as directory, Network(2, Path(directory)) as network:
         there, here = network.hosts
@@ -151,7 +152,7 @@ def transfer(size_mib: int, megabits: float) -> dict[str, Any]:
     ]
     row += [f"{1e3 * percentile(pings, 50):,.0f}", f"{1e3 * max(pings):,.0f}"]
     head = ["there and back", "path", "seconds", "link held", "states", "unary p50, ms", "longest"]
-    print(f"\n{table(head, [row])}")
+    page.append(f"Over a slow path, with unary calls beside it:\n\n{table(head, [row])}")
     return {"held": not lost and seen["right"], "longest_ping_s": round(max(pings), 3)}
 
 
@@ -166,16 +167,21 @@ def main() -> None:
     options.add_argument("--slow", type=int, default=64, help="MiB over the slow path")
     options.add_argument("--megabits", type=float, default=20.0)
     options.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop", help="where installed")
+    options.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     given = options.parse_args()
+    page: list[str] = []
     found: dict[str, Any] = {"limits": {"ratio": LEAST_RATIO, "extra_mb": MOST_MEMORY // 10**6, "p99": MOST_P99}}
     if given.only in (None, "calls"):
-        found["ratios"] = compare(["bare", *given.systems], given.rounds, given.loop)
+        found["ratios"] = compare(["bare", *given.systems], given.rounds, given.loop, page)
     if given.only in (None, "stream"):
-        found["stream"] = stream(given.streams, given.loop, given.gib, given.item)
+        found["stream"] = stream(given.streams, given.loop, given.gib, given.item, page)
     if given.only in (None, "slow"):
         reason = lacking()
-        found["slow"] = f"left out: {reason}" if reason else transfer(given.slow, given.megabits)
+        found["slow"] = f"left out: {reason}" if reason else transfer(given.slow, given.megabits, page)
+    print("\n\n".join(page))
     print(json.dumps(found))
+    if given.write:
+        put(ROOT / "docs" / "performance.md", "large", "\n\n".join(page))
 
 
 if __name__ == "__main__":
