@@ -8,6 +8,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -20,8 +21,9 @@ from zmesh._bulk_door import BulkDoor
 from zmesh._core import messages as m
 from zmesh._core.bulk import Arrivals, Departure, Departures, Place, Stage
 from zmesh._core.messages import ProtocolError
+from zmesh._security import keys
 from zmesh.config import Config
-from zmesh.testing import Host, Link, Mesh
+from zmesh.testing import Host, Link, Mesh, make_keys
 
 from .fake_link import CLIENT, FakeOwner, accepted_link, frame_of
 from .streaming import at_rest
@@ -338,6 +340,27 @@ async def test_a_stranger_gets_no_bulk_connection(mesh: Mesh) -> None:
 
 
 @zmesh.testing.simulated(link=SLOW)
+async def test_a_token_is_worth_nothing_without_the_key(mesh: Mesh, tmp_path: Path) -> None:
+    made = make_keys(tmp_path, "server", "caller", "thief")
+    server = await mesh.start(Store(), name="server", security=made["server"])
+    caller = await mesh.start(name="caller", security=made["caller"])
+    thief = await mesh.start(name="thief", security=made["thief"])
+    for host in (caller, thief):
+        await host.run(host.node.client(Store).ping())
+    # All that the link has, but the key.
+    door: Any = thief.node._hub.bulk  # type: ignore[union-attr]
+    door._identity = replace(door._identity, id=bytes.fromhex(caller.node.id))
+    bulk = bulk_of(thief)
+    bulk.token = bulk_of(caller).token
+    assert await thief.run(thief.node.client(Store).put(VALUE)) == MB
+    assert bulk is bulk_of(thief)
+    assert bulk._stage is Stage.OFF
+    assert len(server.node._hub.bulk._refused) == 1  # type: ignore[union-attr]
+    assert await caller.run(caller.node.client(Store).put(VALUE)) == MB
+    assert bulk_of(caller)._stage is Stage.OPEN
+
+
+@zmesh.testing.simulated(link=SLOW)
 async def test_the_end_of_the_link_is_the_end_of_both(mesh: Mesh) -> None:
     store = Store()
     _, caller, client = await nodes(mesh, store, bulk_window=MB)
@@ -624,14 +647,18 @@ class Arrays(zmesh.Service):
         return type(value.obj).__name__
 
 
+@pytest.mark.parametrize("secured", [False, True])
 @pytest.mark.parametrize("ipc", [False, True])
-def test_arrays_and_buffers_over_real_sockets(ipc: bool) -> None:
+def test_arrays_and_buffers_over_real_sockets(ipc: bool, secured: bool, tmp_path: Path) -> None:
     if ipc and not sys.platform.startswith("linux"):
         pytest.skip("abstract sockets exist on Linux only")
 
     async def run() -> None:
         config = zmesh.Config.test().replace(ipc=ipc, bulk_window=MB)
-        here = {"mesh": f"test-{secrets.token_hex(4)}", "discovery": None, "config": config}
+        here: dict[str, Any] = {"mesh": f"test-{secrets.token_hex(4)}", "discovery": None, "config": config}
+        if secured:
+            keys.write_secret(tmp_path / "secret", keys.new_secret())
+            here["security"] = zmesh.Security(secret_file=tmp_path / "secret")
         async with (
             zmesh.Node(Arrays(), listen="tcp://127.0.0.1:*", **here) as server,
             zmesh.Node(peers=[server.addresses[0]], **here) as caller,
@@ -647,5 +674,9 @@ def test_arrays_and_buffers_over_real_sockets(ipc: bool) -> None:
             (link,) = hub._links()
             assert link.bulk._stage is Stage.OPEN
             assert link.bulk._channel.remote.startswith("ipc://" if ipc else "tcp://")
+            there: Any = server._hub
+            theirs = next(each for each in there._links() if each.bulk is not None and each.bulk._channel is not None)
+            assert theirs.bulk._channel.key == theirs.key
+            assert (theirs.key is not None) == secured
 
     asyncio.run(run())
