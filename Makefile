@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak fuzz bugs faults bench floor curve beside-stream large imports idle uneven test-all lab clean
+.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults bench floor curve beside-stream large imports idle uneven workers scale test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -31,6 +31,9 @@ examples: $(READY)
 soak: $(READY)  ## 2,000 simulated runs with calls and streams of every kind under random faults, each from its own seed
 	$(BIN)/python -m tests.soak --seeds 0:2000
 
+soak-policies: $(READY)  ## 10,000 shorter ones over all balancing policies: ejection, panic, budgets, hedges, priorities, turns, keys
+	$(BIN)/python -m tests.soak --mix policies --seeds 0:10000
+
 fuzz: $(READY)  ## 1,000,000 inputs to the decoder, guided by coverage; 20,000 hostile ones to a node over sockets
 	$(BIN)/python -m pip install --quiet --group fuzz
 	$(BIN)/python -m tests.fuzz.decoder --inputs 1000000
@@ -39,11 +42,11 @@ fuzz: $(READY)  ## 1,000,000 inputs to the decoder, guided by coverage; 20,000 h
 bugs: $(READY)  ## put each kept bug in, and see the soak catch it
 	$(BIN)/python -m tests.bugs
 
-faults: $(READY)  ## root: kill, cut and stop servers under load, between network namespaces
-	$(BIN)/python -m benchmarks.faults
+faults: $(READY)  ## root: every kind of fault under load, restarts and a deploy, between network namespaces; ARGS=--write: the table into docs
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
-uneven: $(READY)  ## root: two of four servers ten times slower
-	$(BIN)/python -m benchmarks.uneven
+uneven: $(READY)  ## root: two of four servers ten times slower, beside the fewest-outstanding reference
+	$(BIN)/python -m benchmarks.uneven $(ARGS)
 
 bench: $(READY)  ## zmesh beside a bare ROUTER/DEALER loop and other libraries, and write docs/performance.md; ARGS=--quick: a moment of it
 	-case "$(ARGS)" in *--quick*|*--load*) ;; *) $(BIN)/python -m pip install --quiet --group benchmark ;; esac
@@ -63,6 +66,12 @@ large: $(READY)  ## root for its last part: values of 1 to 64 MiB, a stream of 4
 
 lab: $(READY)  ## choose between balancing policies, and write docs/balancing.md; ARGS=--quick: a minute of it
 	$(BIN)/python -m benchmarks.lab $(ARGS)
+
+workers: $(READY)  ## one worker beside one for each core, a pool likewise; writes docs/performance.md
+	$(BIN)/python -m benchmarks.workers --write $(ARGS)
+
+scale: $(READY)  ## root for a part: cost by nodes, services, calls and streams; writes docs/performance.md
+	$(BIN)/python -m benchmarks.scale --write $(ARGS)
 
 imports: $(READY)
 	$(BIN)/python -m benchmarks.imports

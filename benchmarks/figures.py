@@ -41,7 +41,7 @@ class Measured:
         return self.mean + self.half
 
     def __str__(self) -> str:
-        if not math.isfinite(self.half):
+        if not math.isfinite(self.half) or not math.isfinite(self.mean):
             return _number(self.mean)
         digits = _digits(self.mean, self.half)
         return f"{self.mean:.{digits}f} ± {self.half:.{digits}f}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import socket
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 
 from . import _introspection
 from ._core.messages import MAX_NAME
@@ -14,6 +16,7 @@ from ._transport import check_address
 from .schema import ServiceSchema, schema_of
 from .service import Service
 
+WORKERS_OF = "ZMESH_WORKERS_OF"  # in a worker's environment: the process that all of them belong to
 _MESH_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -32,8 +35,37 @@ def refuse_duplicates(names: list[str]) -> None:
         raise ValueError(f"two services of one name on one node: {', '.join(twice)}; name one of them otherwise")
 
 
+def pickled_for_processes(services: Sequence[tuple[ServiceSchema, Service]]) -> bytes:
+    """The services that have handlers for processes, by name, for `_pool`; b"" where there are none."""
+    found = {}
+    for schema, service in services:
+        methods = [name for name in schema.methods if getattr(type(service), name).pool is not None]
+        if methods:
+            try:
+                found[schema.name] = pickle.dumps(service)
+            except Exception as error:
+                raise TypeError(
+                    f"{schema.name}.{methods[0]} runs in a process, which gets a copy of the service, and this one "
+                    f"cannot be pickled: {error} (write the class at the top of a module, and leave out in "
+                    "__getstate__ what cannot travel)"
+                ) from error
+    return pickle.dumps(found) if found else b""
+
+
+def refuse_second_main() -> None:
+    """Raise RuntimeError where a process that multiprocessing starts is importing the program's main module: a node
+    that is started by that import would be a second one, and would keep the process from ever being ready."""
+    module = sys.modules.get("multiprocessing.process")
+    if module is not None and getattr(module.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a process of a pool imports the program's main module, and that starts a node: put what starts it under "
+            '`if __name__ == "__main__":`'
+        )
+
+
 def default_name() -> str:
-    return f"{socket.gethostname().partition('.')[0] or 'node'}-{os.getpid()}"
+    process = os.environ.get(WORKERS_OF) or os.getpid()
+    return f"{socket.gethostname().partition('.')[0] or 'node'}-{process}"
 
 
 def check_name(name: str) -> str:

@@ -215,7 +215,7 @@ class Hub:
         self._arm()
 
     def _schedule_tick(self) -> None:
-        busy = any(member.link is not None and member.link.pending for member in self.members)
+        busy = any(member.link is not None and member.link.waits for member in self.members)
         pause = self.config.heartbeat / _BUSY_TICKS if busy else self.config.heartbeat
         self._tick_due = self._time() + pause
         self._tick_timer = self._loop.call_at(self._tick_due, self._tick)

@@ -151,6 +151,7 @@ class Link:
         self._last_received: int | None = None
         self._queue_clock = QueueClock()
         self._born = self._heard = self._busy_since = self._time()
+        self._given_up = float("-inf")  # when the first call began that was given up since `_heard`, if one was
         self._pinged: tuple[int, float] = (0, 0.0)
         self.full = False  # whether the peer does not read: what can wait does
         self.owes_report = False  # answers leave, and with them a report, unless one left a moment ago
@@ -160,7 +161,7 @@ class Link:
         self.bulk: Bulk | None = None  # the second connection, for large values, where both sides do that
         self.post = self._outbox.post  # send a message with everything else that is ready in this turn of the loop
         self._post_call = self._outbox.call
-        self._post_reply = self._outbox.reply
+        self.reply_flat = self._outbox.reply  # as `reply`, for scalars, alone or in a dict or list, and no metadata
         self._complained = False  # about a bad message of the peer's: once per link is enough for the log
 
     # -- what the rest of the node asks for
@@ -181,7 +182,8 @@ class Link:
             self._busy_since = now
         attempt = pending[number] = _new_attempt((call, member, self, sequence, now))
         if plain and not call.marked and call.request_metadata is None:
-            self._post_call(number, target.path, remaining, arguments)
+            post = self._post_call
+            post(number, target.path, remaining, arguments)
         else:
             message: Message = [m.CALL, number, target.path, remaining, arguments, call.request_metadata]
             if call.marked:
@@ -200,7 +202,10 @@ class Link:
 
     def cancel(self, number: int) -> None:
         """Give up a call of ours; an answer that still comes is ignored."""
-        if self.pending.pop(number, None) is not None:
+        attempt = self.pending.pop(number, None)
+        if attempt is not None:
+            if self._given_up <= self._heard:
+                self._given_up = attempt.started
             if self.bulk is not None:
                 self.bulk.drop(number, ours=True)
             self.post([m.CANCEL, number])
@@ -214,11 +219,6 @@ class Link:
             value = self._outbox.externalize(value, (number, False))
         self.owes_report = True
         self.post([m.REPLY, number, value, metadata])
-
-    def reply_flat(self, number: int, value: object) -> None:
-        """As `reply`, with a value that is a scalar, or scalars in a dict or list, and no metadata."""
-        self.owes_report = True
-        self._post_reply(number, value)
 
     def fail(self, number: int, code: int, text: str, *, ran: bool, fields: dict[str, object] | None = None) -> None:
         """Answer a call of the peer's with an error. `ran`: whether the handler was started."""
@@ -274,6 +274,12 @@ class Link:
         self._busy_since = max(self._busy_since, now)
         self._born = max(self._born, now)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the peer owes us a word. That a call was given up since we last heard of it, for a hedge's answer or
+        at its deadline, is none: else a node that hangs would never be suspect where no call stays with it."""
+        return bool(self.pending) or self._given_up > self._heard
+
     def tick(self, now: float) -> None:
         """Judge silence; ping where it is quiet. Called some times per heartbeat."""
         config = self._config
@@ -282,14 +288,14 @@ class Link:
                 self._end("no HELLO within the handshake's time: no zmesh node, or one that does not answer")
             return
         quiet = now - self._heard
-        busy = self.pending or self.running
-        interval = config.heartbeat if busy else config.idle_heartbeat * (1 if self.dialed else 2)
+        waits = self.waits
+        interval = config.heartbeat if waits or self.running else config.idle_heartbeat * (1 if self.dialed else 2)
         number, when = self._pinged
         if quiet >= interval and now - when >= interval:
             self._pinged = ((number + 1) & LIMIT, now)
             self.post([m.HEARTBEAT, self._pinged[0], None, self._owner.report(self)])
-        silent = now - max(self._heard, self._busy_since)
-        if self.pending and not self.suspected and silent >= config.suspect_after:
+        since = self._busy_since if self._given_up <= self._heard else min(self._busy_since, self._given_up)
+        if waits and not self.suspected and now - max(self._heard, since) >= config.suspect_after:
             self.suspected = True
             self._owner.link_silent(self)
 

@@ -50,8 +50,6 @@ class Outbox:
 
     def post(self, message: Message) -> None:
         """Send a message with everything else that is ready in this turn of the loop."""
-        if self._closed:
-            return
         if self.divert is not None:
             instead = self.divert(message)
             if instead is None:
@@ -61,8 +59,7 @@ class Outbox:
         self._next = _NOTHING
         self._size += 1
         if not self._armed:
-            self._armed = True
-            self._handle = self._loop.call_soon(self._flush)
+            self._arm()
         if self._size >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
             self._full()
 
@@ -71,8 +68,6 @@ class Outbox:
         sides less to look at."""
         if self.divert is not None:
             self.post([CALL, number, path, remaining, arguments, None])
-            return
-        if self._closed:
             return
         row = self._row
         if number == self._next and row[2] is path and row[3] == remaining:
@@ -86,17 +81,15 @@ class Outbox:
         self._next = number + 1
         self._size += 1
         if not self._armed:
-            self._armed = True
-            self._handle = self._loop.call_soon(self._flush)
+            self._arm()
         elif self._size >= _PAGE_MESSAGES:
             self._full()
 
     def reply(self, number: int, value: object) -> None:
-        """Post a REPLY without metadata; as `call`."""
+        """Post a REPLY without metadata; as `call`. A load report is owed with it."""
         if self.divert is not None:
+            self._link.owes_report = True
             self.post([REPLY, number, value, None])
-            return
-        if self._closed:
             return
         row = self._row
         if self._next == _ANSWER:
@@ -107,14 +100,22 @@ class Outbox:
                 row[:] = [REPLIES, [row[1], number], [row[2], value]]
         else:
             self._next = _ANSWER
+            self._link.owes_report = True
             self._row = row = [REPLY, number, value, None]
             self._messages.append(row)
         self._size += 1
         if not self._armed:
-            self._armed = True
-            self._handle = self._loop.call_soon(self._flush)
+            self._arm()
         elif self._size >= _PAGE_MESSAGES:
             self._full()
+
+    def _arm(self) -> None:
+        """Something was posted: it leaves at the end of this turn of the loop, or is dropped where nothing does."""
+        if self._closed:
+            self._messages, self._next = [], _NOTHING
+        else:
+            self._armed = True
+            self._handle = self._loop.call_soon(self._flush)
 
     def _full(self) -> None:
         self._turn_page()
@@ -195,7 +196,7 @@ class Outbox:
 
     def close(self) -> None:
         """Send nothing any more."""
-        self._closed = True
+        self._closed, self._armed = True, False
         self._pages.clear()
         if self._handle is not None:
             self._handle.cancel()

@@ -23,7 +23,7 @@ from ._transport import Gate, Transport
 from .config import Config
 from .discovery import Discovery
 
-__all__ = ["Executor", "Host", "Platform", "clock_of", "real_platform"]
+__all__ = ["Executor", "Host", "Platform", "clock_of", "real_platform", "usable_cores"]
 
 
 class Executor(Protocol):
@@ -112,6 +112,13 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     return time.monotonic if type(loop).__module__.startswith("uvloop") else loop.time
 
 
+def usable_cores() -> int:
+    """How many cores this process may use: fewer than the machine has, where it is bound to some of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @functools.cache
 def this_host() -> Host:
     """The host of this process. Where the system does not tell, an identity that nobody shares."""
@@ -144,6 +151,7 @@ class Platform:
     transport: Callable[[Config, Gate | None], Transport] = _zeromq
     mdns: Callable[[tuple[str, ...] | None], Discovery] = _mdns
     executor: Callable[[int], Executor] = ThreadExecutor
+    processes: bool = True  # whether there are any; else their handlers run where the other plain ones do
     random: random.Random = field(default_factory=random.Random)
     new_id: Callable[[], bytes] = field(default=lambda: secrets.token_bytes(16))
     host: Host = field(default_factory=this_host)

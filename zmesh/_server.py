@@ -13,6 +13,7 @@ import traceback
 from bisect import bisect_left
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence, Sized
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from ._call import NO_METADATA
@@ -34,9 +35,11 @@ from .interceptors import InterceptedCall, Interceptor, around
 from .schema import MethodSchema, ServiceSchema
 
 if TYPE_CHECKING:
+    from ._pool import ProcessPool
     from ._security import PermissionFile
     from ._watch import Watch
     from .node import Node
+    from .service import Method
 
 __all__ = ["Handler", "Running", "Server"]
 
@@ -60,14 +63,23 @@ class Handler:
 
     __slots__ = (
         "admission", "calls", "direct", "dump_flat", "errors", "function", "histogram", "invoke", "queue", "schema",
-        "seconds", "took",
+        "seconds", "slots", "took",
     )  # fmt: skip
 
     def __init__(
-        self, schema: MethodSchema, function: Callable[..., Any], admission: Admission, queue: Sized, *, direct: bool
+        self,
+        schema: MethodSchema,
+        function: Callable[..., Any],
+        admission: Admission,
+        queue: Sized,
+        slots: Slots,
+        *,
+        direct: bool,
     ) -> None:
-        """admission, queue: of what its calls wait for. direct: nothing stands between a call and its coroutine."""
+        """admission, queue: of what its calls wait for. slots: of plain handlers, in threads or in processes. direct:
+        nothing stands between a call and its coroutine."""
         self.schema = schema
+        self.slots = slots
         self.admission = admission
         self.queue = queue
         self.function = function
@@ -115,7 +127,7 @@ class Handler:
 class Running:
     """A call that this node serves. As an item of `Deadlines` it is called when its time is over.
 
-    What most calls never change is only on the class: setting it at each call costs more than all else here.
+    What most calls never change is only on the class: see `_client.Outgoing`.
     """
 
     bucket: dict[Callable[[], None], float] | None = None  # of the deadlines, once the handler waits
@@ -149,6 +161,8 @@ class Running:
         self.arguments = arguments
         self.arrived = arrived
         self.deadline = deadline
+        self.answered = self.over = self.waited = False
+        self.reply_metadata = None
 
     @property
     def rank(self) -> int:
@@ -272,6 +286,8 @@ class Server:
         services: Sequence[tuple[ServiceSchema, object]],
         threads: int,
         executor: Executor,
+        processes: int,
+        pool: ProcessPool | None,
         deadlines: Deadlines[Callable[[], None]],
         catch_up: Callable[[], None],
         node: Node,
@@ -280,7 +296,8 @@ class Server:
         interceptors: Sequence[Interceptor] = (),
         watch: Watch | None = None,
     ) -> None:
-        """catch_up: deliver every message that has arrived. watch: of a secured node."""
+        """catch_up: deliver every message that has arrived. pool: None where handlers for processes run in threads.
+        watch: of a secured node."""
         self.loop = asyncio.get_running_loop()
         self.time = clock_of(self.loop)
         self.node = node
@@ -292,6 +309,7 @@ class Server:
         self._stepper = stepper
         self._interceptors = interceptors
         self._executor = executor
+        self._pool = pool
         self._deadlines = deadlines
         self._catch_up = catch_up
         self._count = 0  # calls that were received and are not over
@@ -303,12 +321,14 @@ class Server:
         target = config.queue_target
         self._lane = Admission(None, target)  # to the loop
         self._slots = Slots(threads, Admission(threads, target), self.time)
+        self._processes = Slots(processes, Admission(processes, target), self.time)
         self._lanes: list[Admission] = []  # that calls of our services go by
         self.refused = 0  # calls, for load
         self.repeated = 0  # calls that were not the first attempt
         self._idle: list[Waiter] = []  # workers that wait for a call
         self.workers: dict[asyncio.Task[None], None] = {}
         self._waking = False
+        self._caught_up = -math.inf  # when all that had arrived was last read
         self._held_up = False  # calls came late: what came behind them is read before they begin
         self._ended = 0.0  # when a handler last ended
         self._drained: asyncio.Event = asyncio.Event()
@@ -318,16 +338,17 @@ class Server:
         self._handlers: dict[object, Handler] = {}
         for schema, instance in services:
             for method in schema.methods.values():
-                raw = getattr(type(instance), method.name).handler
-                admission, queue = self._lane_of(method)
+                handle: Method[..., Any] = getattr(type(instance), method.name)
+                slots = self._slots if handle.pool is None else self._processes
+                admission, queue = self._lane_of(method, slots)
                 direct = method.is_async and method.kind == "unary" and not interceptors
-                bound = raw.__get__(instance)
-                self._handlers[method.path] = Handler(method, bound, admission, queue, direct=direct)
+                bound = handle.handler.__get__(instance)
+                self._handlers[method.path] = Handler(method, bound, admission, queue, slots, direct=direct)
 
-    def _lane_of(self, method: MethodSchema) -> tuple[Admission, Sized]:
+    def _lane_of(self, method: MethodSchema, slots: Slots) -> tuple[Admission, Sized]:
         """What calls of a method wait for, and the queue there."""
         threaded = not method.is_async and not method.answers_stream
-        admission, queue = (self._slots.admission, self._slots.waiting) if threaded else (self._lane, self._queue)
+        admission, queue = (slots.admission, slots.waiting) if threaded else (self._lane, self._queue)
         if method.service == BUILT_IN or not self._config.admission:
             return _EVERYTHING, ()
         if admission not in self._lanes:
@@ -381,14 +402,17 @@ class Server:
         handler = self._handlers.get(path)
         left: int = remaining - waited  # type: ignore[operator]
         calls: int = len(every)  # type: ignore[arg-type]
+        file = self._permissions
         if (
             handler is None
+            or (file is not None and (link.key, path) not in file.allowed)
             or left <= 0
             or self._count + self._abandoned + calls > self._config.max_calls
             or waited > _LATE * 1000
             or self.draining
             or handler.schema.kind != "unary"
             or len(handler.queue) + calls > handler.admission.free
+            or (self._permissions is not None and (link.key, path) not in self._permissions.allowed)
         ):
             for message in m.single([row]):
                 self.received(link, message, waited, now)
@@ -567,6 +591,8 @@ class Server:
             if worker not in busy:
                 worker.cancel()
         self._executor.close()
+        if self._pool is not None:
+            self._pool.close()
 
     # -- workers
 
@@ -636,11 +662,14 @@ class Server:
         """Run a call up to where its handler first waits, and return what is left of it; None where it is over."""
         running.begun = True
         method = running.method
-        now = self.time()
+        time = self.time
+        now = time()
         if self._held_up or now - running.arrived > _LATE:
             # The loop stood still before the call was read, or since: a cancel may lie unread behind it.
             self._held_up = False
-            self._catch_up()
+            if now - self._caught_up > _LATE:  # at each of many late calls, reading would keep the next from beginning
+                self._catch_up()
+                self._caught_up = self.time()
         try:
             if running.answered:
                 raise asyncio.CancelledError
@@ -650,13 +679,14 @@ class Server:
             current.set(running)  # a plain `def` that returns an iterator runs right here
             coroutine: Coroutine[Any, Any, Any]
             if method.direct:
-                coroutine = method.invoke(method.function, running.arguments)
+                invoke = method.invoke
+                coroutine = invoke(method.function, running.arguments)
                 running.started = True
             else:
                 coroutine = self._coroutine(running)
             # Workers serve many calls: each runs in a context of its own, so that no variable leaks to the next. The
             # worker's has what services set when they were entered, and whose call this is.
-            context = contextvars.copy_context()
+            context = copy_context()
             try:
                 awaited = context.run(coroutine.send, None)
             except StopIteration as finished:
@@ -676,7 +706,7 @@ class Server:
         if not schema.is_async and not schema.answers_stream:
             if self._interceptors:
                 return self._intercepted(running, args, kwargs)
-            return self._in_thread(running, args, kwargs)
+            return self._elsewhere(running, args, kwargs)
         coroutine: Coroutine[Any, Any, Any]
         if self._interceptors:
             coroutine = self._intercepted(running, args, kwargs)
@@ -732,7 +762,7 @@ class Server:
 
         async def last(call: InterceptedCall) -> Any:
             if not schema.is_async and not schema.answers_stream:
-                return await self._in_thread(running, [], call.arguments)
+                return await self._elsewhere(running, [], call.arguments)
             running.started = True
             answer = running.method.function(**call.arguments)
             return answer if schema.answers_stream else await answer
@@ -758,14 +788,15 @@ class Server:
         """A handler has returned. Raises Internal where the value does not fit its annotation."""
         method, link = running.method, running.link
         if not running.answered:
-            result = method.dump_flat(value) if running.outlet is None else value
-            if result is ABSENT or running.reply_metadata is not None:
+            dump, reply = method.dump_flat, link.reply_flat
+            result = dump(value) if method.direct or running.outlet is None else value
+            if result is not ABSENT and running.reply_metadata is None:
+                reply(running.number, result)
+            else:
                 schema = method.schema
                 if result is ABSENT:
                     result = schema.dump_result(value)
                 link.reply(running.number, result, running.reply_metadata, schema.buffers_in_result)
-            else:
-                link.reply_flat(running.number, result)
             self._answered(running)
         self._over(running)
 
@@ -787,47 +818,52 @@ class Server:
         finally:
             self._over(running)
 
-    async def _in_thread(self, running: Running, args: list[Any], kwargs: dict[str, Any]) -> object:
-        """Run a plain `def` in a worker thread. Cancelled, it leaves the thread its slot until the function returns."""
+    async def _elsewhere(self, running: Running, args: list[Any], kwargs: dict[str, Any]) -> object:
+        """Run a plain `def` in a thread or a process. Cancelled, it leaves it its slot until the function returns."""
+        slots = running.method.slots
         try:
-            await self._slots.acquire()
+            await slots.acquire()
         except asyncio.CancelledError:
             if self.time() >= running.deadline:
-                self._slots.admission.lost()
+                slots.admission.lost()
             raise
         waiting = self.time()
         self._queue_wait.add(waiting - running.arrived, waiting)
         if running.answered or waiting >= running.deadline:
-            self._slots.release()
-            raise DeadlineExceeded(f"{running.method.schema.path} expired before a thread was free for it")
-        running.started = True
-        function, variables = running.method.function, contextvars.copy_context()
+            slots.release()
+            what = "thread" if slots is self._slots else "process"
+            raise DeadlineExceeded(f"{running.method.schema.path} expired before a {what} was free for it")
         try:
-            future = self._executor.submit(functools.partial(variables.run, function, *args, **kwargs))
+            if slots is self._processes and self._pool is not None:
+                future = self._pool.submit(running, args, kwargs)
+            else:
+                running.started = True
+                function, variables = running.method.function, contextvars.copy_context()
+                future = self._executor.submit(functools.partial(variables.run, function, *args, **kwargs))
         except BaseException:
-            self._slots.release()
+            slots.release()
             raise
         try:
             value = await asyncio.shield(future)
         except asyncio.CancelledError:
             if not future.done():
                 self._abandoned += 1
-                future.add_done_callback(self._returned)
+                future.add_done_callback(functools.partial(self._returned, slots))
                 raise
-            self._slots.release()
+            slots.release()
             raise
         except BaseException:
-            self._slots.release()
+            slots.release()
             raise
-        self._slots.release()
+        slots.release()
         return value
 
-    def _returned(self, future: asyncio.Future[object]) -> None:
+    def _returned(self, slots: Slots, future: asyncio.Future[object]) -> None:
         """A plain handler whose caller had its error long ago has come back."""
         if not future.cancelled() and (error := future.exception()) is not None:
             _log.info("a handler that outlived its call raised %s: %s", type(error).__name__, error)
         self._abandoned -= 1
-        self._slots.release()
+        slots.release()
         self._drained.set()
 
     def _answered(self, running: Running) -> None:
@@ -863,12 +899,13 @@ class Server:
             if running.bucket is not None:
                 running.bucket.pop(running, None)
         if running.started:
-            self._ended = now = self.time()
-            took = running.method.took
+            time, method = self.time, running.method
+            self._ended = now = time()
+            took = method.took
             took.append(now - running.arrived)
             if len(took) >= _TOGETHER:
-                self._sum_up(running.method)
-            if running.inlet is not None:
+                self._sum_up(method)
+            if not method.direct and running.inlet is not None:
                 running.inlet.close()
         if self.draining and not self._count:
             self._drained.set()

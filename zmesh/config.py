@@ -80,6 +80,10 @@ class Config:
     """Whether this node refuses, before they run, calls that would wait here longer than they have time. A node that is
     not overloaded refuses none."""
 
+    processes: int | None = None
+    """Processes for handlers with `pool="process"`, at most, and so how many of them run at once; None: the cores that
+    this process may use. They start when they are needed."""
+
     queue_target: float | None = None
     """Seconds that calls may wait here for their turn, at the most, before some are refused; None: half of the time
     that they have left when they come."""
@@ -125,6 +129,8 @@ class Config:
         port = self.bulk_port
         if port is not None and not (isinstance(port, int) and 0 < port < 65_536):
             raise ValueError(f"Config.bulk_port must be a port number or None, got {port!r}")
+        if self.processes is not None and not (isinstance(self.processes, int) and self.processes > 0):
+            raise ValueError(f"Config.processes must be a positive integer or None, got {self.processes!r}")
         target = self.queue_target
         if target is not None and not (isinstance(target, (int, float)) and 0 < target < float("inf")):
             raise ValueError(f"Config.queue_target must be a positive number of seconds or None, got {target!r}")

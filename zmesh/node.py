@@ -22,8 +22,10 @@ from ._arguments import (
     list_of,
     name_of,
     peers_of,
+    pickled_for_processes,
     reachable,
     refuse_duplicates,
+    refuse_second_main,
     schema_of_instance,
     use_mdns,
 )
@@ -40,7 +42,7 @@ from ._dialer import Dialer
 from ._hub import Hub
 from ._link import Link
 from ._map import MapOver, Mapped, OneArgument
-from ._platform import Platform, real_platform
+from ._platform import Platform, real_platform, usable_cores
 from ._record import foresee
 from ._scatter import Replies, Scatter
 from ._security import Security, chosen, gate_of, permissions_of
@@ -135,6 +137,7 @@ class Node:
         self._config = Config() if config is None else config
         self._services = [(schema_of_instance(service), service) for service in services]
         refuse_duplicates([schema.name for schema, _ in self._services])
+        self._pooled = pickled_for_processes(self._services) if self._platform.processes else b""
         self._security = chosen() if security == "env" else security
         self._gate = None if self._security is None else gate_of(self._security)
         self._permissions = permissions_of(self._security, self._gate) if services else None
@@ -450,6 +453,7 @@ class Node:
 
     async def _start(self) -> None:
         platform, config = self._platform, self._config
+        refuse_second_main()
         for _, service in self._services:
             if hasattr(type(service), "__aenter__"):
                 await self._exits.enter_async_context(service)  # type: ignore[arg-type]
@@ -529,12 +533,19 @@ class Node:
         )
         server: Server | None = None
         if self._services:
+            processes, pool = config.processes or usable_cores(), None
+            if self._pooled:
+                from ._pool import ProcessPool  # and multiprocessing
+
+                pool = ProcessPool(self._pooled, platform.executor(processes))
             introspection = _introspection.Introspection(self.services, self._info, hub.stats)
             server = Server(
                 config=config,
                 services=[*self._services, (schema_of(_introspection.Introspection), introspection)],
                 threads=self._threads,
                 executor=platform.executor(self._threads),
+                processes=processes,
+                pool=pool,
                 deadlines=hub.deadlines,
                 catch_up=hub.catch_up,
                 node=self,

@@ -15,7 +15,7 @@ import sys
 import types
 import typing
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from ._call import Call, LocalStream, Stream
 from .schema import MethodSchema, ServiceSchema, Signature, UnresolvedAnnotation, schema_of
@@ -48,13 +48,17 @@ class Method(Generic[P, R]):
 
     handler: the function as it was written.
     owner: the class that it was taken from, which names the service.
+    pool: "process" where it runs in a process of its own pool.
     """
 
     owner: type[Service]
 
-    def __init__(self, handler: Callable[..., Any], *, idempotent: bool) -> None:
+    def __init__(
+        self, handler: Callable[..., Any], *, idempotent: bool, pool: Literal["process"] | None = None
+    ) -> None:
         self.handler = handler
         self.idempotent = idempotent
+        self.pool = pool
         self.name = handler.__name__
         self.__doc__ = handler.__doc__
         # Lets abc see the abstract method behind the handle.
@@ -154,21 +158,38 @@ def rpc(handler: Callable[Concatenate[Any, P], AsyncIterator[R]], /) -> Streamin
 @overload
 def rpc(handler: Callable[Concatenate[Any, P], R], /) -> Unary[P, R]: ...
 @overload
-def rpc(*, idempotent: bool = False) -> _Decorator: ...
-def rpc(handler: Callable[..., Any] | None = None, /, *, idempotent: bool = False) -> Any:
+def rpc(*, idempotent: bool = False, pool: Literal["process"] | None = None) -> _Decorator: ...
+def rpc(
+    handler: Callable[..., Any] | None = None,
+    /,
+    *,
+    idempotent: bool = False,
+    pool: Literal["process"] | None = None,
+) -> Any:
     """Make a method of a `Service` callable by other nodes; its annotations say what travels.
 
     A plain `def` runs in a worker thread, an `async def` on the loop, an async generator answers a stream.
 
     idempotent: running it twice does no more than running it once, so that a call may be retried after its node was
     lost, and hedged on another node.
+    pool: "process" runs a plain `def` in a process instead, for work that keeps a core busy. Its `self` is a copy of
+    the service there, pickled when the node was made; arguments and result are pickled, too.
+
+    Raises TypeError for what is no function, and for a pool where the handler is async or answers a stream.
     """
+    if pool not in (None, "process"):
+        raise ValueError(f"pool is 'process' or None, got {pool!r:.60}")
 
     def decorate(handler: Callable[..., Any]) -> Method[..., Any]:
         if not inspect.isfunction(handler):
             raise TypeError(f"zmesh.rpc decorates a method written with def, got {handler!r}")
         kind: type[Method[..., Any]] = Streaming if _answers_stream(handler) else Unary
-        return kind(handler, idempotent=idempotent)
+        if pool is not None and (kind is Streaming or inspect.iscoroutinefunction(handler)):
+            raise TypeError(
+                f"{handler.__qualname__}: pool={pool!r} is for a plain `def` that answers one value; what is async, or "
+                "answers a stream, runs on the event loop"
+            )
+        return kind(handler, idempotent=idempotent, pool=pool)
 
     return decorate if handler is None else decorate(handler)
 

@@ -42,6 +42,10 @@ class Greeter(zmesh.Service, name="shop.Greeter", version="1.2"):
     def shout(self, text: str) -> str:
         return text.upper()
 
+    @zmesh.rpc(pool="process", idempotent=True)
+    def crunch(self, number: int) -> list[int]:
+        return [number]
+
     @zmesh.rpc
     def order(self, order: Order) -> dict[str, Order]:
         return {order.item: order}

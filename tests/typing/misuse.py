@@ -22,6 +22,7 @@ async def arguments(greeter: Greeter) -> None:
     await greeter.count(b"abc")  # error
     await greeter.upper(5)  # error
     await greeter.upper()  # error
+    await greeter.crunch("5")  # error
     await greeter.shout(txt="a")  # error
     await greeter.shout(None)  # error
     await greeter.order("spoon")  # error
@@ -138,6 +139,7 @@ def definitions() -> None:
     zmesh.rpc(5)  # error
     zmesh.rpc(idempotent="yes")  # error
     zmesh.rpc(True)  # error
+    zmesh.rpc(pool="thread")  # error
 
 
 class Override(Greeter):

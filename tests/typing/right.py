@@ -22,6 +22,7 @@ async def unary(greeter: Greeter, samples: NDArray[numpy.float64]) -> None:
     assert_type(await greeter.say_hello(name="Ann", loud=True), str)
     assert_type(await greeter.count("abc"), int)
     assert_type(await greeter.upper("a"), str)
+    assert_type(await greeter.crunch(5), list[int])
     assert_type(await greeter.shout(text="a"), str)
     assert_type(await greeter.order(Order("spoon")), dict[str, Order])
     assert_type(await greeter.scale(samples), NDArray[numpy.float64])

@@ -222,7 +222,10 @@ MAX_NAME: Final = 128
 def printable(text: object, length: int = MAX_NAME) -> str:
     """What people will see on a terminal: nothing that steers it, and not too much."""
     assert isinstance(text, str)
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:length])
+    text = text[:length]
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _limit(limits: object, key: str, default: int = LIMIT) -> int:

@@ -20,6 +20,7 @@ __all__ = ["STATE_STYLES", "command", "console"]
 
 STATE_STYLES: Final = {"alive": "green", "suspect": "yellow", "draining": "cyan", "dead": "red"}
 _SETTLE: Final = 1.2  # seconds without a new node: mDNS asks again after one, should the first query be lost
+_ID_DIGITS: Final = 8
 _WIDE: Final = 250  # columns where the output is no terminal: nothing is wrapped that a program may read
 
 
@@ -30,7 +31,8 @@ _WIDE: Final = 250  # columns where the output is no terminal: nothing is wrappe
 def command(as_json: bool, timeout: float, place: Place) -> None:
     """List the nodes of the mesh: what they serve, how they stand, how far they are.
 
-    Waits until no new node was found for a second. LOAD is calls in flight, of all callers.
+    Waits until no new node was found for a second. LOAD is calls in flight, of all callers. Where nodes share a name,
+    as workers do, ID tells them apart: the first digits of each one's incarnation.
     """
     peers, mesh, problems = run(_look(place, timeout))
     if as_json:
@@ -55,7 +57,8 @@ def _table(peers: list[zmesh.Peer]) -> Table:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("NAME", "SERVICES", "STATE"):
+    shared = len({peer.name for peer in peers}) < len(peers)
+    for title in ("NAME", *(["ID"] if shared else []), "SERVICES", "STATE"):
         table.add_column(title)
     for title in ("LOAD", "ROUND TRIP"):
         table.add_column(title, justify="right")
@@ -64,6 +67,7 @@ def _table(peers: list[zmesh.Peer]) -> Table:
         services = ", ".join(f"{name} {version}" for name, version in peer.services.items())
         table.add_row(
             Text(peer.name),
+            *([peer.id[:_ID_DIGITS]] if shared else []),
             Text(services or "?"),
             Text(peer.state, style=STATE_STYLES.get(peer.state, "")),
             str(peer.load),

@@ -7,22 +7,47 @@ import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import click
 
 import zmesh
 from zmesh._core.balance import POLICIES
 
+from .._platform import usable_cores
 from ._options import Address, Failed, Place, explained, place_options
+from ._workers import READY, Supervisor, addresses_of_worker, worker_command
 
 __all__ = ["command", "load_service", "loop_factory"]
 
 
-@click.command("serve")
+class Workers(click.ParamType[int]):
+    """A number of processes, or "auto"."""
+
+    name = "workers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "auto":
+            return usable_cores()
+        if str(value).isdecimal() and 0 < int(value) <= 1000:
+            return int(value)
+        raise click.BadParameter(f"{value!r} is no number of workers: 1 to 1000, or auto, one for each core")
+
+
+class _KeepsArguments(click.Command):
+    """Remembers what stood on the command line, for the workers."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["arguments"] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command("serve", cls=_KeepsArguments)
 @click.argument("services", metavar="MODULE:CLASS...", nargs=-1, required=True)
 @click.option("--name", help="The node's name, which several nodes may share. [default: host name and process id]")
 @click.option(
@@ -41,6 +66,14 @@ __all__ = ["command", "load_service", "loop_factory"]
     show_default=True,
     help="How the calls of its own handlers are spread.",
 )
+@click.option(
+    "--workers",
+    type=Workers(),
+    metavar="N",
+    help="N processes of one name, each a node of its own, or auto: one for each core. Those that end are replaced. "
+    "A port that --listen names is the first one's, the next ports are the others'; capacity is that of each.",
+)
+@click.option("--worker", type=click.IntRange(min=0), hidden=True, help="Be this one of them.")
 @click.option("--permissions", metavar="FILE", help="Who may call what; all else is denied. [env: ZMESH_PERMISSIONS]")
 @click.option("-v", "--verbose", is_flag=True, help="Log on stderr what happens to links and peers.")
 @place_options
@@ -51,6 +84,8 @@ def command(
     capacity: float | None,
     threads: int | None,
     balance: str,
+    workers: int | None,
+    worker: int | None,
     verbose: bool,
     place: Place,
 ) -> None:
@@ -59,6 +94,12 @@ def command(
     Modules of the current folder can be imported. MODULE:NAME may also name an instance, for a service whose class
     takes arguments. One line, "ready: ...", tells that the node is up.
     """
+    if worker is not None:
+        listen = addresses_of_worker(listen or None, worker)
+    elif workers is not None:
+        addresses_of_worker(listen or None, workers - 1)  # refused here, where they have not started
+        arguments = click.get_current_context().meta["arguments"]
+        sys.exit(Supervisor(worker_command(arguments, workers), workers).run())
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -66,7 +107,7 @@ def command(
     node = place.node(*instances, name=name, listen=listen or None, capacity=capacity, threads=threads, balance=balance)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
-            runner.run(_serve(node))
+            runner.run(_serve(node, supervised=worker is not None))
         except zmesh.RpcError as error:
             raise Failed(explained(error)) from error
         except OSError as error:
@@ -81,15 +122,31 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return None
 
 
-async def _serve(node: zmesh.Node) -> None:
+async def _serve(node: zmesh.Node, supervised: bool) -> None:
     async with node:
-        serving = asyncio.create_task(node.serve_forever())
+        serving = asyncio.create_task(_until_supervisor_says(node) if supervised else node.serve_forever())
         await asyncio.sleep(0)  # from here on a SIGTERM drains: who reads the line below may send one
         names = ", ".join(schema.name for schema in node.services)
         addresses = [each for each in node.addresses if each.startswith("tcp://")] or list(node.addresses)
-        click.echo(f"ready: {node.name} serves {names} at {', '.join(addresses)}")
+        click.echo(f"{READY}{node.name} serves {names} at {', '.join(addresses)}")
         sys.stdout.flush()
         await serving
+
+
+async def _until_supervisor_says(node: zmesh.Node) -> None:
+    """Serve until stdin ends. A signal drains as well; then none cuts that short: see `_workers`."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), told.set)
+    waiting = [asyncio.create_task(node.serve_forever()), asyncio.create_task(told.wait())]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
 
 
 def load_service(text: str) -> zmesh.Service:

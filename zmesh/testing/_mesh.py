@@ -194,6 +194,7 @@ class Host:
             transport=transport,
             mdns=lambda interfaces: MemoryDiscovery(network, machine, process),
             executor=lambda threads: InlineExecutor(loop, process),
+            processes=False,
             random=random.Random(label),
             new_id=lambda: ids.randbytes(16),
             host=Identity(identity=f"simulated {machine.address}", abstract_sockets=False),
