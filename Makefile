@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults bench floor curve beside-stream abuse imports idle uneven workers scale test-all lab clean
+.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults bench floor curve beside-stream large abuse imports idle uneven workers scale test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -63,6 +63,9 @@ abuse: $(READY)  ## what honest callers notice of attackers: silent connections,
 
 beside-stream: $(READY)  ## unary latency on a link whose stream is read slowly, and without it
 	$(BIN)/python -m benchmarks.beside_stream
+
+large: $(READY)  ## root for its last part: values of 1 to 64 MiB, a stream of 4 GiB, a slow path; ARGS=--write: into docs/performance.md
+	$(BIN)/python -m benchmarks.large $(ARGS)
 
 lab: $(READY)  ## choose between balancing policies, and write docs/balancing.md; ARGS=--quick: a minute of it
 	$(BIN)/python -m benchmarks.lab $(ARGS)

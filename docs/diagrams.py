@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zmesh._core import call, health, peer
+from zmesh._core import bulk, call, health, peer
 
 PAGE = Path(__file__).with_name("architecture.md")
 
@@ -64,6 +64,7 @@ def diagrams() -> dict[str, str]:
         "peer": mermaid(edges(peer.TRANSITIONS), peer.State),
         "attempt": mermaid(attempt_edges(), call.State),
         "health": mermaid(edges(health.TRANSITIONS), health.State),
+        "bulk": mermaid(edges(bulk.TRANSITIONS), bulk.Stage),
     }
 
 

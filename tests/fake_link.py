@@ -55,6 +55,7 @@ class FakeOwner:
         self.config = Config() if config is None else config
         self.identity = Hello(id=SERVER_ID, name="greeter-1", mesh="default")
         self.tag = m.tag_of(SERVER_ID)
+        self.bulk: Any = None
         self.events: list[tuple[Any, ...]] = []
 
     @functools.cached_property

@@ -391,8 +391,10 @@ class Dialer(Peer):
         expects: bytes | None = None,
         handlers: dict[str, Callable[..., Any]] | None = None,
         services: list[list[str]] | None = None,
+        says: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(mesh, handlers or {}, services or [])
+        self.hello.update(says or {})
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.linger = 200

@@ -91,6 +91,6 @@ def test_the_grammar_refuses_every_malformed_vector(grammar: Validator, vector: 
 def test_the_grammar_knows_every_kind(grammar: Validator) -> None:
     from zmesh._core.messages import NAMES
 
-    # With nothing behind it, each kind is too short, but for the two that have no items.
+    # With nothing behind it, each kind is too short, but for those that have no items.
     taken = {kind for kind in NAMES if grammar.validate(cbor2.dumps([0, 0, [[kind]]]))}
-    assert {NAMES[kind] for kind in taken} == {"DRAIN", "DRAIN_ACK"}
+    assert {NAMES[kind] for kind in taken} == {"DRAIN", "DRAIN_ACK", "NO_BULK"}

@@ -14,6 +14,7 @@ import pytest
 import zmesh
 
 from . import independent_peer as other
+from .independent_bulk import BulkDialer
 
 BIG = bytes(range(256)) * 400  # 100 KiB: out of band in both directions
 MESH = "test-" + secrets.token_hex(4)
@@ -481,3 +482,25 @@ def test_the_other_waits_for_a_reader_that_stops(server: OtherServer) -> None:
 )
 def test_the_other_calls_zmesh(scenario: Callable[[], Any]) -> None:
     asyncio.run(scenario())
+
+
+def test_large_values_by_a_second_connection() -> None:
+    def talk(address: str) -> None:
+        peer = BulkDialer(address, MESH)
+        try:
+            for taken in (1, 2):
+                value = BIG * 10 * taken
+                answer, _ = peer.wait(peer.call_large("Echo.echo", {"value": value}))
+                assert answer == value  # which came the same way: `match` saw its place
+                assert peer.taken == taken
+            small, _ = peer.wait(peer.link.call("Echo.echo", {"value": BIG}))
+            assert small == BIG
+            assert (peer.received_by_bulk, peer.taken) == (2, 2)
+        finally:
+            peer.close()
+
+    async def run() -> None:
+        async with zmesh_server() as (node, _):
+            await asyncio.to_thread(talk, tcp(node))
+
+    asyncio.run(run())

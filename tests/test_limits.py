@@ -122,9 +122,10 @@ async def test_memory_of_one_peer(mesh: Mesh, arguments: dict[str, Any]) -> None
     assert await greedy.hold(bytes(1_000_000)) == 1_000_000  # a call that comes alone is taken whatever its size
 
 
+@pytest.mark.parametrize("bulk", [False, True])
 @zmesh.testing.simulated()
-async def test_memory_of_the_streams_of_one_peer(mesh: Mesh) -> None:
-    work, server, greedy, _ = await three(mesh, max_peer_memory=4_000_000, stream_bytes=1_000_000)
+async def test_memory_of_the_streams_of_one_peer(mesh: Mesh, bulk: bool) -> None:
+    work, server, greedy, _ = await three(mesh, max_peer_memory=4_000_000, stream_bytes=1_000_000, bulk=bulk)
 
     async def items() -> AsyncIterator[bytes]:
         for _ in range(9):
@@ -134,7 +135,13 @@ async def test_memory_of_the_streams_of_one_peer(mesh: Mesh) -> None:
     await asyncio.sleep(0.2)
     work.go.set()
     ended = [text for (text,) in await calls]
-    assert ended == [str(9 * 900_000)] * 8  # those that were refused before they began came once more
+    all_of_it = str(9 * 900_000)
+    if bulk:  # their items come when they have begun
+        refused = [text for text in ended if text != all_of_it]
+        assert refused
+        assert all(text.startswith("RESOURCE_EXHAUSTED: calls and streams of one peer hold") for text in refused)
+    else:  # those that were refused before they began came once more
+        assert ended == [all_of_it] * 8
     assert limits_of(server)["max_peer_memory"] >= 1
 
 

@@ -109,6 +109,8 @@ def test_frames_decode_to_their_meaning(vector: dict[str, Any]) -> None:
 def test_meaning_encodes_to_exactly_these_frames(vector: dict[str, Any]) -> None:
     messages, frames = value_of(vector["meaning"]["messages"]), []
     for message in messages:
+        if message[0] == m.BULK and message[2] is not None:
+            message = message[2]
         at = VALUE_AT.get(message[0])
         if at is not None:
             message[at] = externalize(message[at], frames, vector.get("inline_limit", 16384))
@@ -130,6 +132,13 @@ def test_every_hello_parses_to_its_fields(vector: dict[str, Any]) -> None:
         "limits", {"message": m.LIMIT, "calls": m.LIMIT, "items": 16, "bytes": 65_536}
     )
     assert hello.expects == fields.get("expects")
+    offer = fields.get("bulk")
+    if offer is None:
+        assert hello.bulk is None
+    else:
+        expected = m.BulkOffer(offer["bytes"], offer.get("token", b""), offer.get("port", 0))
+        assert hello.bulk == expected
+        assert expected.field().items() <= offer.items()
 
 
 @named(MALFORMED)

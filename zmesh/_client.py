@@ -463,12 +463,12 @@ class Client:
         """A call's deadline has passed; unless that was taken away, or put off, in the last moment."""
         if call.future.done() or self._time() < call.deadline:
             return
-        ran = call.may_have_run or any(attempt.sequence <= attempt.link.flushed for attempt in call.attempts)
+        ran = call.may_have_run or any(attempt.link.left(attempt) for attempt in call.attempts)
         if call.attempts:
             names = ", ".join(f"{a.member.name!r} ({a.member.state.value})" for a in call.attempts)
             now = self._time()
             for attempt in call.attempts:
-                if not call.begun and attempt.sequence <= attempt.link.flushed:
+                if not call.begun and attempt.link.left(attempt):
                     self.judge.expired(attempt, now)
             text = f"{call.target.path} was not answered by its deadline by {names}"
         elif call.refusal is not None:
@@ -578,7 +578,7 @@ class Client:
         for attempt in pending.values():
             self._taken_out(attempt)
             attempt.member.in_flight -= 1
-            state = State.SENT if attempt.sequence <= link.flushed else State.WAITING
+            state = State.SENT if link.left(attempt) else State.WAITING
             if attempt.call.begun:
                 state = State.STREAMING
             never_ran = link.last_run is not None and attempt.sequence > link.last_run

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from ._bulk_door import BulkDoor
 from ._client import Client
 from ._core import messages as m
 from ._core.members import LEVEL_LASTS, Member, Members
@@ -47,6 +48,7 @@ class Hub:
     replies_received: Callable[[Link, Message, float], None]
     calls_received: Callable[[Link, Message, int, float], None]
     server: Server | None = None
+    bulk: BulkDoor | None = None
 
     def __init__(
         self,

@@ -10,9 +10,12 @@ import asyncio
 import enum
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 
+from ._bulk import Bulk
+from ._bulk_door import BulkDoor
 from ._core import messages as m
 from ._core.messages import LIMIT, Hello, Message, ProtocolError
 from ._core.timing import QueueClock, expand
@@ -76,6 +79,8 @@ class LinkOwner(Protocol):
     config: Config
     tag: int
     stepper: Stepper
+    bulk: BulkDoor | None
+    """Where bulk connections come from; None where large values go as all else does."""
     reply_received: Callable[[Link, Attempt, Message, float], None]
     """The REPLY or ERROR to an attempt, which is no longer in `link.pending`, and the time."""
     call_received: Callable[[Link, Message, int, float], None]
@@ -162,6 +167,7 @@ class Link:
         self._next_report = 0.0
         self.limit = owner.config.max_message  # the largest frame that the peer takes, in bytes
         self._outbox = Outbox(self, self._loop, owner.config)
+        self.bulk: Bulk | None = None  # the second connection, for large values, where both sides do that
         self.post = self._outbox.post  # send a message with everything else that is ready in this turn of the loop
         self._post_call = self._outbox.call
         self.reply_flat = self._outbox.reply  # as `reply`, for scalars, alone or in a dict or list, and no metadata
@@ -200,7 +206,8 @@ class Link:
 
     def item(self, number: int, answer: bool, sequence: int, value: object) -> None:
         """Send an item of a stream. Raises TypeError or ValueError for a value without a form on the wire."""
-        self.post([m.ITEM, number, answer, sequence & LIMIT, self._outbox.externalize(value)])
+        value = self._outbox.externalize(value, (number, not answer))
+        self.post([m.ITEM, number, answer, sequence & LIMIT, value])
 
     def cancel(self, number: int) -> None:
         """Give up a call of ours; an answer that still comes is ignored."""
@@ -208,6 +215,8 @@ class Link:
         if attempt is not None:
             if self._given_up <= self._heard:
                 self._given_up = attempt.started
+            if self.bulk is not None:
+                self.bulk.drop(number, ours=True)
             self.post([m.CANCEL, number])
 
     def reply(self, number: int, value: object, metadata: Mapping[str, str | bytes] | None, buffers: bool) -> None:
@@ -216,7 +225,7 @@ class Link:
         buffers: whether the value may hold large binary values.
         """
         if buffers and not is_plain(value):
-            value = self._outbox.externalize(value)
+            value = self._outbox.externalize(value, (number, False))
         self.owes_report = True
         self.post([m.REPLY, number, value, metadata])
 
@@ -225,7 +234,7 @@ class Link:
         self.owes_report = True
         if fields is not None:
             try:
-                fields = self._outbox.externalize(fields)  # type: ignore[assignment]
+                fields = self._outbox.externalize(fields, (number, False))  # type: ignore[assignment]
             except (TypeError, ValueError) as error:
                 text, fields = f"{text} (its details were left out: {error})", None
         self.post([m.ERROR, number, code, text, ran, fields])
@@ -240,12 +249,16 @@ class Link:
 
     def settled(self) -> None:
         """A call of the peer's has ended here (the server half says so after taking it out of `running`)."""
-        if self._draining and self.acknowledged and not self.running and not self._said_goodbye:
+        idle = not self.running and (self.bulk is None or not self.bulk.busy)  # which says so once more
+        if self._draining and self.acknowledged and idle and not self._said_goodbye:
             self._owner.link_drained(self)
 
     def goodbye(self) -> None:
         """Say the last word. A dialed link closes at once; an accepted one when the peer has answered or is gone."""
         if self.stage in (Stage.OPEN, Stage.LEAVING) and not self._said_goodbye:
+            if self.bulk is not None:
+                for number in self.bulk.unheard_calls():
+                    self.fail(number, Code.UNAVAILABLE, "the node left before the call had come", ran=False)
             self._said_goodbye = True
             self.post([m.GOODBYE, self._last_received])
             self._outbox.flush()
@@ -259,6 +272,8 @@ class Link:
         self.stage = Stage.CLOSED
         self.usable = False
         self._outbox.close()
+        if self.bulk is not None:
+            self.bulk.close()
         if self.channel is not None:
             self.channel.close(linger)
 
@@ -303,21 +318,21 @@ class Link:
             return
         now = self._time()
         if self.remote is None and (len(frames) > 1 or len(frames[0]) > _GREETING):
-            self._violation(f"more than one frame of {_GREETING} bytes before HELLO")
+            self.violation(f"more than one frame of {_GREETING} bytes before HELLO")
             return
         try:
             to, clock, messages = decode(frames)
         except ProtocolError as error:
-            self._violation(str(error))
+            self.violation(str(error))
             return
         owner = self._owner
         if to != owner.tag and (to or self.stage is not Stage.CONNECTING):
-            self._violation(f"an envelope for another incarnation ({to:08x}, this is {owner.tag:08x})")
+            self.violation(f"an envelope for another incarnation ({to:08x}, this is {owner.tag:08x})")
             return
         if len(frames[0]) > _LIGHT or len(frames) > 1 or self.weight:
             calls = m.count_calls(messages)
             if calls > m.MAX_CALLS:
-                self._violation(f"{calls} calls in one envelope, at most {m.MAX_CALLS} are allowed")
+                self.violation(f"{calls} calls in one envelope, at most {m.MAX_CALLS} are allowed")
                 return
             self.weight = _weigh(frames, max(calls, len(messages)))
         waited = self._queue_clock.waited(clock, int(now * 1000))
@@ -325,12 +340,15 @@ class Link:
         if self.suspected:
             self.suspected = False
             owner.link_heard(self)
-        # All of the envelope is handled before the tasks that it wakes go on; then, at once, what they send leaves.
-        stepper, outbox = owner.stepper, self._outbox
+        self.gather(self._handle, messages, waited, now)
+
+    def gather(self, handle: Callable[..., None], *what: object) -> None:
+        """Handle what came: all of it before the tasks that it wakes go on; then, at once, what they send leaves."""
+        stepper, outbox = self._owner.stepper, self._outbox
         stepper.gathering = True
         outbox.hold()
         try:
-            self._handle(messages, waited, now)
+            handle(*what)
         finally:
             try:
                 stepper.step()
@@ -364,23 +382,23 @@ class Link:
                             self._last_received = number
                             owner.call_received(self, message, waited, now)
                         continue
-            self._handle_any(message, waited, now)
+            self.handle(message, waited, now)
             if self.stage is _CLOSED:
                 return
             met = self.remote is not None
 
-    def _handle_any(self, message: Any, waited: int, now: float) -> None:
-        """One message of whatever kind and form."""
+    def handle(self, message: Any, waited: int, now: float) -> None:
+        """One message of whatever kind and form, which stood `waited` ms in queues."""
         try:
             kind = m.check(message)
         except ProtocolError as error:
             if self.remote is None:
-                self._violation(str(error))
+                self.violation(str(error))
             else:
                 self._bad_message(message, str(error))
             return
         if self.remote is None and kind not in (m.HELLO, m.REJECT):
-            self._violation(f"message kind {kind} before HELLO")
+            self.violation(f"message kind {kind} before HELLO")
         elif kind == m.REPLY or kind == m.ERROR:
             self._answer_received(message, now)
         elif kind == m.REPLIES:
@@ -391,12 +409,23 @@ class Link:
                 self._owner.calls_received(self, message, waited, now)
         elif kind == m.CALL:
             if not self._said_goodbye:
-                self._last_received = message[1]
+                self.call_came(message[1])
                 self._owner.call_received(self, message, waited, now)
         elif kind == m.ITEM or kind == m.CREDIT or kind == m.END:
             self._stream_received(kind, message)
+        elif m.PLACE <= kind <= m.NO_BULK and self.bulk is not None:
+            try:
+                self.bulk.control(kind, message, waited, now)
+            except ProtocolError as error:
+                self.violation(str(error))
         else:
             self._control(kind, message)
+
+    def call_came(self, number: int) -> None:
+        """A CALL, or its place. One that comes by the bulk connection may come behind later ones."""
+        last = self._last_received
+        if last is None or (number - last) & LIMIT <= LIMIT // 2:
+            self._last_received = number
 
     def _answer_received(self, message: Any, now: float) -> None:
         attempt = self.pending.pop(message[1], None)
@@ -434,6 +463,8 @@ class Link:
         if kind == m.HEARTBEAT:
             self._heartbeat(message)
         elif kind == m.CANCEL:
+            if self.bulk is not None:
+                self.bulk.give_up(message[1])  # type: ignore[arg-type]
             self._owner.cancel_received(self, message[1])  # type: ignore[arg-type]
         elif kind == m.HELLO:
             self._hello(message)
@@ -459,7 +490,7 @@ class Link:
 
     def _hello(self, message: Message) -> None:
         if self.remote is not None:
-            self._violation("a second HELLO")
+            self.violation("a second HELLO")
             return
         if message[1] != m.MAJOR:
             self._reject(
@@ -471,7 +502,7 @@ class Link:
         try:
             hello = Hello.parse(message)
         except ProtocolError as error:
-            self._violation(str(error))
+            self.violation(str(error))
             return
         rejection = self._owner.admits(self, hello)
         self.to = m.tag_of(hello.id)
@@ -480,6 +511,8 @@ class Link:
             return
         self.remote = hello
         self.limit = hello.max_message
+        if self._owner.bulk is not None:
+            self.bulk = self._owner.bulk.meet(self, self._outbox, hello)
         if not self.dialed:
             self._send_hello()
         else:
@@ -489,7 +522,10 @@ class Link:
         self._owner.link_opened(self)
 
     def _send_hello(self) -> None:
-        self.post(self._owner.hello(self.expects).message())
+        hello, door = self._owner.hello(self.expects), self._owner.bulk
+        if door is not None:
+            hello = replace(hello, bulk=door.offer(self))
+        self.post(hello.message())
         self._outbox.flush()
 
     def _heartbeat(self, message: Message) -> None:
@@ -580,6 +616,16 @@ class Link:
         """The sequence of our last call that was handed to the transport."""
         return self._outbox.flushed
 
+    def left(self, attempt: Attempt) -> bool:
+        """Whether a call of ours may have left this process."""
+        left = attempt.sequence <= self.flushed
+        return left if self.bulk is None else left and self.bulk.left(attempt.sequence & LIMIT)
+
+    @property
+    def tag(self) -> int:
+        """Of our own incarnation."""
+        return self._owner.tag
+
     @property
     def key(self) -> str | None:
         """The public key that the other side has proven to own; None where the link is not secured."""
@@ -622,7 +668,7 @@ class Link:
         """Something is wrong in a row of calls or answers: each is handled by itself, as far as they can be told."""
         for message in m.single([row]):
             if message is not row:
-                self._handle_any(message, 0, self._heard)
+                self.handle(message, 0, self._heard)
             elif row[0] == m.CALLS:
                 self._bad_message([m.CALL, row[1]], why)
 
@@ -630,7 +676,8 @@ class Link:
         _log.log(logging.DEBUG if self._complained else logging.WARNING, "%s %s", self.label, text)
         self._complained = True
 
-    def _violation(self, why: str) -> None:
+    def violation(self, why: str) -> None:
+        """What came is not this protocol: the link is over."""
         if self.stage is Stage.CLOSED:
             return
         text = f"not the zmesh protocol: {why}"

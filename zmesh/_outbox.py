@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from ._core.bulk import CallKey
 from ._core.messages import CALL, CALLS, END, ERROR, ITEM, LIMIT, REPLIES, REPLY, Message, single
 from ._core.wire import MARGIN, encode, externalize, frames_of, is_plain
 from ._platform import clock_of
@@ -44,9 +46,15 @@ class Outbox:
         self._armed = False  # whether a flush is sure to come
         self._handle: asyncio.Handle | None = None
         self._closed = False
+        self.divert: Callable[[Message], Message | None] | None = None  # where some go by the bulk connection
 
     def post(self, message: Message) -> None:
         """Send a message with everything else that is ready in this turn of the loop."""
+        if self.divert is not None:
+            instead = self.divert(message)
+            if instead is None:
+                return
+            message = instead
         self._messages.append(message)
         self._next = _NOTHING
         self._size += 1
@@ -58,6 +66,9 @@ class Outbox:
     def call(self, number: int, path: str, remaining: int, arguments: object) -> None:
         """Post a CALL without metadata. Those of one method, one behind the other, leave as one message: it costs both
         sides less to look at."""
+        if self.divert is not None:
+            self.post([CALL, number, path, remaining, arguments, None])
+            return
         row = self._row
         if number == self._next and row[2] is path and row[3] == remaining:
             if row[0] == CALLS:
@@ -76,6 +87,10 @@ class Outbox:
 
     def reply(self, number: int, value: object) -> None:
         """Post a REPLY without metadata; as `call`. A load report is owed with it."""
+        if self.divert is not None:
+            self._link.owes_report = True
+            self.post([REPLY, number, value, None])
+            return
         row = self._row
         if self._next == _ANSWER:
             if row[0] == REPLIES:
@@ -107,19 +122,21 @@ class Outbox:
         if self._pages and not self._blocked:
             self._send()
 
-    def externalize(self, value: object) -> object:
-        """A value for the next message that is posted, its large binary leaves moved to frames of the page.
+    def externalize(self, value: object, call: CallKey | None = None) -> object:
+        """A value for the next message that is posted, its large binary leaves moved to frames: of the page, or of the
+        message's own, where they go by the bulk connection. call: that it belongs to, unless it begins with this.
 
         Raises TypeError or ValueError where it has no form on the wire, or is larger than the peer takes.
         """
         if is_plain(value):
             return value
-        frames = self._frames
-        before = len(frames)
+        frames, inline_limit = self._frames, self._config.inline_limit
+        before, total = len(frames), 0
         try:
-            value = externalize(value, frames, self._config.inline_limit)
+            tree = externalize(value, frames, inline_limit)
             for frame in frames[before:]:
-                size = frame.nbytes if isinstance(frame, memoryview) else len(frame)
+                size = len(frame)
+                total += size
                 if size > self._link.limit:
                     raise ValueError(
                         f"a binary value of {size} bytes; {self._link.label} takes {self._link.limit}: split it"
@@ -127,7 +144,23 @@ class Outbox:
         except BaseException:
             del frames[before:]
             raise
-        return value
+        bulk = self._link.bulk
+        if total and bulk is not None and bulk.takes(total, call):
+            aside = frames[before:]
+            del frames[before:]
+            if before:  # they are numbered behind others of the page
+                aside.clear()
+                tree = externalize(value, aside, inline_limit)
+            bulk.aside, self.divert = aside, bulk.divert
+        return tree
+
+    def add_pages(self, pages: list[list[Frame]]) -> None:
+        """Send whole envelopes behind everything that was posted."""
+        self.flush()
+        if not self._closed:
+            self._pages.extend((page, self._link.sequence) for page in pages)
+            if not self._blocked:
+                self._send()
 
     def hold(self) -> None:
         """Until `release`, what is posted waits for it."""

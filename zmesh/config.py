@@ -132,6 +132,21 @@ class Config:
     inline_limit: int = 16 * 1024
     """Binary values longer than this travel as frames of their own, without a copy."""
 
+    bulk: bool = True
+    """Whether large binary values travel by a second connection to the same peer, where both offer one. It has no
+    ZMTP heartbeat, which counts whole frames and takes a slow one for silence; small calls do not wait behind it."""
+
+    bulk_above: int = 256 * 1024
+    """A message with more bytes than this in frames of their own goes there: below it a second message costs more than
+    others save by not waiting."""
+
+    bulk_window: int = 64 * 1024 * 1024
+    """Bytes of such messages that may be under way on one link, each way; a larger one goes alone. Enough to fill
+    10 Gbit/s over 50 ms; what bounds the memory that a link takes, at both ends."""
+
+    bulk_port: int | None = None
+    """The TCP port that a node which listens takes these connections at; None: any. Where a firewall needs to know."""
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -139,8 +154,12 @@ class Config:
                 raise ValueError(f"Config.{field.name} must be a positive number of seconds, got {value!r}")
             if field.type == "int" and not (isinstance(value, int) and value > 0):
                 raise ValueError(f"Config.{field.name} must be a positive integer, got {value!r}")
-        if not isinstance(self.admission, bool):
-            raise ValueError(f"Config.admission is True or False, got {self.admission!r}")
+        for switch in ("admission", "bulk"):
+            if not isinstance(getattr(self, switch), bool):
+                raise ValueError(f"Config.{switch} is True or False, got {getattr(self, switch)!r}")
+        port = self.bulk_port
+        if port is not None and not (isinstance(port, int) and 0 < port < 65_536):
+            raise ValueError(f"Config.bulk_port must be a port number or None, got {port!r}")
         if self.processes is not None and not (isinstance(self.processes, int) and self.processes > 0):
             raise ValueError(f"Config.processes must be a positive integer or None, got {self.processes!r}")
         target = self.queue_target

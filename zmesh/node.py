@@ -29,6 +29,7 @@ from ._arguments import (
     schema_of_instance,
     use_mdns,
 )
+from ._bulk_door import BulkDoor
 from ._client import Client, Outgoing, Target
 from ._clients import DynamicClient, Options, OverLink, TypedCaller
 from ._core.balance import make_policy
@@ -467,6 +468,8 @@ class Node:
         jitter = self._platform.random.random
         me, gate, file = self._identity(()), self._gate, self._permissions
         hub = Hub(config=config, identity=me, transport=transport, jitter=jitter, gate=gate, permissions=file)
+        if config.bulk:
+            hub.bulk = BulkDoor(transport, config, hub.identity, platform.new_id)
         try:
             if self._services:
                 self._bind(hub)
@@ -507,6 +510,8 @@ class Node:
                 self._addresses += (ipc,)
             except OSError as error:
                 _log.info("no ipc for callers on this host: %s", error)
+        if hub.bulk is not None:
+            hub.bulk.listen([*self._listen, *(each for each in self._addresses if each.startswith("ipc://@zmesh-"))])
         hub.identity = self._identity(self._addresses)
 
     def _wire(self, hub: Hub) -> None:

@@ -183,6 +183,13 @@ class Host:
         """Run `ip` in this host."""
         return _ip("-n", self.namespace, *arguments)
 
+    def slow_down(self, megabits: float, queue: str = "50ms") -> None:
+        """Let what it sends leave at so many Mbit/s from now on; what would wait longer than `queue` is dropped."""
+        shape = ["root", "tbf", "rate", f"{megabits}mbit", "burst", "32kbit", "latency", queue]
+        self.ip("link", "set", "eth0", "txqueuelen", "1000")
+        argv = ["tc", "-n", self.namespace, "qdisc", "replace", "dev", "eth0", *shape]
+        subprocess.run(argv, check=True, timeout=_IP_TIMEOUT)
+
     def run(self, *argv: str, name: str | None = None, env: dict[str, str] | None = None) -> Program:
         """Start a program here. `name` names its log, `env` is added to its environment."""
         return self._network.run(self, list(argv), name or Path(argv[0]).name, env or {})

@@ -217,6 +217,8 @@ def _left(hub: Any) -> list[str]:
                 left.append(f"{name} of {link.label}: {getattr(link, name)!r:.200}")
         if link._outbox._messages or link._outbox._pages:
             left.append(f"messages to {link.label}")
+        if link.bulk is not None and (link.bulk.busy or link.bulk._departures._under_way):
+            left.append(f"bulk messages to or from {link.label}")
         if link.member is not None and link.member.in_flight:
             left.append(f"{link.member.in_flight} in flight at {link.member.name}")
     left += [f"{member.in_flight} in flight at {member.name}" for member in hub.members if member.in_flight]

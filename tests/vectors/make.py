@@ -31,6 +31,7 @@ CLIENT_ID = bytes.fromhex("434343434343434301020304050607ff")
 SERVER = 0x29A9A9A9  # the incarnation tags of these ids
 CLIENT = 0x21A1A1A1
 HOST = "0a1b2c3d-0000-4000-8000-00000000cafe/4026531840"
+TOKEN = bytes.fromhex("b0b1b2b3b4b5b6b7b8b9babbbcbdbebf")
 METADATA = {"tenant": "a", "token": b"\x01\x02"}
 
 
@@ -204,6 +205,17 @@ envelope(
 )
 envelope("hello that expects an incarnation", hello(expects=SERVER_ID), to=0)
 envelope("hello with an integer for capacity", hello(capacity=4), to=0)
+envelope("hello of a dialer that takes large values by a second connection", hello(bulk={"bytes": 67108864}), to=0)
+envelope(
+    "hello of a listener that does, too",
+    hello(id=SERVER_ID, name="greeter-1", bulk={"bytes": 67108864, "token": TOKEN, "port": 40002}),
+    to=CLIENT,
+)
+envelope("hello with an offer that says more", hello(bulk={"bytes": 1, "token": TOKEN, "port": 0, "later": [1]}), to=0)
+envelope(
+    "hello of a second connection",
+    [1, 1, 0, {"id": CLIENT_ID, "name": "me", "mesh": "default", "channel": TOKEN}],
+)
 envelope("hello with only the required fields", [1, 1, 0, {"id": CLIENT_ID, "name": "", "mesh": "default"}], to=0)
 envelope(
     "hello of a later minor version: unknown fields and items are ignored",
@@ -222,6 +234,22 @@ envelope("reject: another mesh", [2, 9, "another mesh"], to=CLIENT)
 envelope("reject: this is the node that dialed", [2, 6, "this is the node that dialed"], to=SERVER)
 envelope("reject: another incarnation", [2, 5, "another incarnation answers here"], to=CLIENT)
 envelope("reject: leaving", [2, 14, "leaving"], to=CLIENT)
+
+# -- large values by a connection of their own
+
+envelope("place of a call", [32, 1, 3, 7])
+envelope("places of a reply and of an item, and what was taken", [34, 1], [32, 2, 4, 8], [32, 3, 16, 9], to=CLIENT)
+envelope("place with an unknown trailing item", [32, 2**31 - 1, 17, 0, "later"])
+envelope(
+    "a call that came by bulk",
+    [33, 1, [3, 7, "Store.put", 10000, {"value": Tag(64077, 1)}, None]],
+    frames=(bytes(range(256)) * 80,),
+)
+envelope("a reply that came by bulk", [33, 2, [4, 8, Tag(64077, 1), None]], to=CLIENT, frames=(b"\x01" * 20000,))
+envelope("a short item behind a long one goes the same way", [33, 4, [16, 9, True, 2, "x"]], to=CLIENT)
+envelope("what nobody wants any more", [33, 5, None], to=CLIENT)
+envelope("bulk numbers wrap", [34, 0], to=CLIENT)
+envelope("no bulk connection", [35])
 
 # -- calls
 
@@ -568,8 +596,10 @@ bad("a bad message among good ones", "the ping is answered", cbor([SERVER, 5, ["
 
 # -- unknown kinds
 
-for kind in (0, 14, 19, 24, 2**31 - 1):
+for kind in (0, 14, 19, 24, 36, 2**31 - 1):
     bad_message(f"kind {kind}", "a kind that this version does not know", [kind, 1, 2, 3], [[11, kind]])
+for kind, message in ((32, [32, 1, 3, 7]), (33, [33, 1, None]), (34, [34, 1]), (35, [35])):
+    bad_message(f"kind {kind}", "a kind of who takes large values by a second connection", message, [[11, kind]])
 bad("an unknown kind among known ones", "the ping is answered", cbor([SERVER, 5, [[20, "x"], [7, 6, None, None]]]),
     [[11, 20], [7, None, 6, None]])  # fmt: skip
 

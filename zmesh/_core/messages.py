@@ -17,7 +17,7 @@ from typing import Final, TypeGuard
 MAJOR: Final = 1
 MINOR: Final = 0
 
-# Kinds. 19 to 23 are reserved for streams, 24 to 31 for security.
+# Kinds. 19 to 23 are reserved for streams, 24 to 31 for security, 36 on for later use.
 HELLO: Final = 1  # [1, major, minor, {fields}]
 REJECT: Final = 2  # [2, code, text]: this link cannot be; the sender forgets it
 CALL: Final = 3  # [3, call, method, remaining ms, arguments, metadata / null, until begun, rank, attempt, [nodes]]
@@ -35,6 +35,12 @@ REPLIES: Final = 13  # [13, [call, ...], [value, ...]]
 ITEM: Final = 16  # [16, call, answer, sequence, value]; answer: of the stream that answers, else of the one that asks
 END: Final = 17  # [17, call, items]: of the stream that asks; the one that answers is ended by REPLY or ERROR
 CREDIT: Final = 18  # [18, call, answer, items]
+# Large values: see `_core.bulk`. Known where both sides do this.
+PLACE: Final = 32  # [32, bulk, kind, call]: here belongs a message that comes by the bulk connection
+BULK: Final = 33  # [33, bulk, message / null]
+TAKEN: Final = 34  # [34, bulk]: all up to this one have come
+NO_BULK: Final = 35  # [35]: the dialer has no bulk connection; what was placed comes by the control connection
+BY_BULK: Final = (CALL, REPLY, ERROR, ITEM, END)  # what may travel as BULK
 
 # A report, inside a heartbeat: [calls in flight, yours among them, latency us / null, queue wait us, admission, state]
 SERVING: Final = 0
@@ -98,6 +104,33 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class BulkOffer:
+    """What a node says of bulk connections in its HELLO.
+
+    window: bytes of bulk messages that may be under way to it.
+    token, port: by which the dialer of this link opens a connection, and where; absent in what the dialer says.
+    """
+
+    window: int
+    token: bytes = b""
+    port: int = 0
+
+    def field(self) -> dict[str, object]:
+        fields: dict[str, object] = {"bytes": min(self.window, LIMIT)}
+        return fields | {"token": self.token, "port": self.port} if self.token else fields
+
+    @classmethod
+    def parse(cls, value: object) -> BulkOffer | None:
+        """None where nothing is offered, or in a form that this version does not know."""
+        if not isinstance(value, dict):
+            return None
+        token, port = value.get("token", b""), value.get("port", 0)
+        if not (isinstance(token, bytes) and len(token) in (0, 16) and type(port) is int and 0 <= port < 65_536):
+            return None
+        return cls(_limit(value, "bytes"), token, port)
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
     """Who a node is, said once on each link by each side."""
 
@@ -114,6 +147,7 @@ class Hello:
     max_item_bytes: int = DEFAULT_ITEM_BYTES
     software: str = ""
     expects: bytes | None = None
+    bulk: BulkOffer | None = None
     major: int = MAJOR
     minor: int = MINOR
 
@@ -136,6 +170,8 @@ class Hello:
         }
         if self.expects is not None:
             fields["expects"] = self.expects
+        if self.bulk is not None:
+            fields["bulk"] = self.bulk.field()
         return [HELLO, self.major, self.minor, fields]
 
     @classmethod
@@ -174,6 +210,7 @@ class Hello:
             max_item_bytes=_limit(limits, "bytes", DEFAULT_ITEM_BYTES),
             software=printable(get("software", str, "")),
             expects=expects,
+            bulk=BulkOffer.parse(fields.get("bulk")),
             major=major,
             minor=minor,
         )
@@ -294,6 +331,14 @@ def _check_credit(m: Message) -> bool:
     return len(m) >= 4 and _number(m[1]) and type(m[2]) is bool and _number(m[3])
 
 
+def _check_place(m: Message) -> bool:
+    return len(m) >= 4 and _number(m[1]) and type(m[2]) is int and m[2] in BY_BULK and _number(m[3])
+
+
+def _check_bulk(m: Message) -> bool:
+    return len(m) >= 3 and _number(m[1])
+
+
 def _check_goodbye(m: Message) -> bool:
     return len(m) >= 2 and (m[1] is None or _number(m[1]))
 
@@ -315,6 +360,10 @@ NAMES: Final = {
     ITEM: "ITEM",
     END: "END",
     CREDIT: "CREDIT",
+    PLACE: "PLACE",
+    BULK: "BULK",
+    TAKEN: "TAKEN",
+    NO_BULK: "NO_BULK",
 }
 
 _CHECKS: Final[dict[int, Callable[[Message], bool]]] = {
@@ -333,6 +382,26 @@ _CHECKS: Final[dict[int, Callable[[Message], bool]]] = {
     END: _check_two_numbers,
     CREDIT: _check_credit,
 }
+
+
+# Known where both sides do this, and checked there: a bad one of these spoils the order of all that follows.
+_BULK_CHECKS: Final[dict[int, Callable[[Message], bool]]] = {
+    PLACE: _check_place,
+    BULK: _check_bulk,
+    TAKEN: _check_one_number,
+    NO_BULK: _check_nothing,
+}
+
+
+def check_bulk(message: Message) -> None:
+    """Raises ProtocolError for a PLACE, BULK, TAKEN or NO_BULK that has not the fields of its kind."""
+    kind: int = message[0]  # type: ignore[assignment]
+    if not _BULK_CHECKS[kind](message):
+        raise _misfit(kind, message)
+
+
+def _misfit(kind: int, message: Message) -> ProtocolError:
+    return ProtocolError(f"{NAMES[kind]} has fields of the wrong number or type: {brief(message, 120)}")
 
 
 def check(message: object) -> int:
@@ -369,7 +438,7 @@ def check(message: object) -> int:
     else:
         return kind
     if not fits:
-        raise ProtocolError(f"{NAMES[kind]} has fields of the wrong number or type: {brief(message, 120)}")
+        raise _misfit(kind, message)
     return kind
 
 

@@ -104,15 +104,16 @@ class Transport(Protocol):
     refusals: Refusals
     """What it refused. Limits that others hold are noted there, too."""
 
-    def listen(self, address: str, accept: Accept) -> str:
+    def listen(self, address: str, accept: Accept, *, bulk: bool = False) -> str:
         """Listen at a ZeroMQ-style address (`tcp://host:port`, port 0 or `*`: any) and return the real one.
 
+        bulk: for connections whose silence is not judged, neither by this side nor by that which dials with `bulk`.
         Raises OSError where the address cannot be bound.
         """
 
-    def dial(self, address: str, handler: Handler, key: str | None = None) -> Channel:
-        """Start to connect. key: what the other side must prove to own, where this node is secured. Raises ValueError
-        for an address that is no address."""
+    def dial(self, address: str, handler: Handler, key: str | None = None, *, bulk: bool = False) -> Channel:
+        """Start to connect. key: what the other side must prove to own, where this node is secured. bulk: to what
+        listens so. Raises ValueError for an address that is no address."""
 
     def poll(self, seconds: float) -> None:
         """Deliver now everything that has arrived (used after a local pause, before anything is judged). A flood has no

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import zmq
@@ -60,6 +60,10 @@ _LAST_LOOK: Final = 5.0  # seconds for what a peer had sent when its connection 
 _LAST_WORDS: Final = 0.5  # seconds that a connection which we end has to take what was sent last
 _IGNORED: Final = 1_000  # connections that cannot be ended and are ignored instead
 _ENVELOPES_A_TURN: Final = 4  # taken from one socket, and answered, before timers and other sockets get their turn
+_IO_THREADS: Final = 2  # of the context: one for large values, so that small ones do not wait while it copies
+_SMALL, _LARGE = 1, 2  # masks of them
+_BULK_UNACKNOWLEDGED: Final = 10_000  # ms that the kernel sends in vain on a bulk connection before it gives it up
+_BULK_KEEPALIVE: Final = {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 15, zmq.TCP_KEEPALIVE_INTVL: 5}  # seconds
 _EVENTS: Final = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
@@ -87,7 +91,7 @@ _context: tuple[int, zmq.Context[zmq.Socket[bytes]]] | None = None
 
 
 def _shared_context() -> zmq.Context[zmq.Socket[bytes]]:
-    """The process's one context (one IO thread serves all nodes); a new one after a fork."""
+    """The process's one context (its IO threads serve all nodes); a new one after a fork."""
     global _context
     with _context_lock:
         if _context is None or _context[0] != os.getpid():
@@ -98,6 +102,7 @@ def _shared_context() -> zmq.Context[zmq.Socket[bytes]]:
 def _new_context() -> zmq.Context[zmq.Socket[bytes]]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+    context.set(zmq.IO_THREADS, _IO_THREADS)
     _raise_descriptor_limit()
     return context
 
@@ -130,42 +135,43 @@ class ZeroMQTransport:
         self._gate = gate
         self._context = _shared_context() if gate is None else _new_context()
         self._zap: Zap | None = None
-        self._inbox: _Inbox | None = None
+        self._inboxes: dict[bool, _Inbox] = {}  # by whether they are for bulk
         self._dialed: dict[_Dialed, None] = {}
 
-    def listen(self, address: str, accept: Accept) -> str:
+    def listen(self, address: str, accept: Accept, *, bulk: bool = False) -> str:
         check_address(address)
-        if self._inbox is None:
-            if self._gate is not None:
+        inbox = self._inboxes.get(bulk)
+        if inbox is None:
+            if self._gate is not None and self._zap is None:
                 self._zap = Zap(self._context, self._gate)
-            self._inbox = _Inbox(self, accept)
-        return self._inbox.bind(address)
+            inbox = self._inboxes[bulk] = _Inbox(self, accept, bulk)
+        return inbox.bind(address)
 
-    def dial(self, address: str, handler: Handler, key: str | None = None) -> Channel:
-        channel = _Dialed(self, check_address(address), handler, key)
+    def dial(self, address: str, handler: Handler, key: str | None = None, *, bulk: bool = False) -> Channel:
+        channel = _Dialed(self, check_address(address), handler, key, bulk)
         self._dialed[channel] = None
         return channel
 
     def poll(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        if self._inbox is not None:
-            self._inbox.poll(None, until=until)
+        for inbox in list(self._inboxes.values()):
+            inbox.poll(None, until=until)
         for channel in list(self._dialed):
             channel.poll(None, until=until)
 
     def close(self) -> None:
         for channel in list(self._dialed):
             channel.close()
-        if self._inbox is not None:
-            self._inbox.close()
-            self._inbox = None
+        for inbox in self._inboxes.values():
+            inbox.close()
+        self._inboxes.clear()
         if self._zap is not None:
             self._zap.close()
             self._zap = None
         if self._gate is not None:
             close_context(self._context)
 
-    def _socket(self, kind: int) -> zmq.Socket[bytes]:
+    def _socket(self, kind: int, bulk: bool) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
         config = self._config
         socket.setsockopt(zmq.LINGER, 0)
@@ -173,9 +179,17 @@ class ZeroMQTransport:
         # No bound on what was received and not read: see `guard`. Where a queue is full, its connection ends, and a
         # heartbeat is due, an assertion of libzmq ends the process (`!_io_error`).
         socket.setsockopt(zmq.RCVHWM, 0)
+        socket.setsockopt(zmq.AFFINITY, _LARGE if bulk else _SMALL)
         socket.setsockopt(zmq.MAXMSGSIZE, config.max_message)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, round(config.transport_heartbeat * 1000))
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(config.transport_timeout * 1000))
+        if bulk:
+            # A frame of 64 MiB is silence to ZMTP until it is whole. The kernel tells here that the path is lost, and
+            # keeps it known to what stands between (firewalls forget idle connections).
+            socket.setsockopt(zmq.TCP_MAXRT, _BULK_UNACKNOWLEDGED)
+            for option, value in _BULK_KEEPALIVE.items():
+                socket.setsockopt(option, value)
+        else:
+            socket.setsockopt(zmq.HEARTBEAT_IVL, round(config.transport_heartbeat * 1000))
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(config.transport_timeout * 1000))
         socket.setsockopt(zmq.HANDSHAKE_IVL, round(config.handshake_timeout * 1000))
         return socket
 
@@ -183,10 +197,10 @@ class ZeroMQTransport:
 class _Socket:
     """A socket whose descriptor is on the loop. Subclasses say how to `_receive`."""
 
-    def __init__(self, transport: ZeroMQTransport, kind: int) -> None:
+    def __init__(self, transport: ZeroMQTransport, kind: int, bulk: bool) -> None:
         self._transport = transport
         self._loop = transport._loop
-        self._zmq = transport._socket(kind)
+        self._zmq = transport._socket(kind, bulk)
         self._get = self._zmq.getsockopt
         self._receive_frame = self._zmq.recv
         self._send_frame = super(zmq.Socket, self._zmq).send  # without a look at options of draft sockets
@@ -259,8 +273,8 @@ class _Socket:
 class _Dialed(_Socket):
     """A DEALER: one connection, never another."""
 
-    def __init__(self, transport: ZeroMQTransport, address: str, handler: Handler, key: str | None) -> None:
-        super().__init__(transport, zmq.DEALER)
+    def __init__(self, transport: ZeroMQTransport, address: str, handler: Handler, key: str | None, bulk: bool) -> None:
+        super().__init__(transport, zmq.DEALER, bulk)
         self.remote = address
         self.address = host_of(address)
         self.key = key
@@ -290,7 +304,7 @@ class _Dialed(_Socket):
             if len(frames) == 1:
                 self._send_frame(frames[0], _NOBLOCK)
             else:
-                self._zmq.send_multipart(frames, zmq.NOBLOCK, copy=False)
+                _send_all(self._send_frame, frames)
         except zmq.Again:
             return Sent.FULL
         self._after_send()
@@ -395,8 +409,8 @@ class _Accepted:
 class _Inbox(_Socket):
     """The ROUTER: everything that others dial."""
 
-    def __init__(self, transport: ZeroMQTransport, accept: Accept) -> None:
-        super().__init__(transport, zmq.ROUTER)
+    def __init__(self, transport: ZeroMQTransport, accept: Accept, bulk: bool) -> None:
+        super().__init__(transport, zmq.ROUTER, bulk)
         self._accept = accept
         self._peers: dict[bytes, _Accepted] = {}
         self._ignored: deque[_Accepted] = deque()
@@ -447,7 +461,7 @@ class _Inbox(_Socket):
             if len(frames) == 1:
                 self._send_frame(frames[0], _NOBLOCK)
             else:
-                self._zmq.send_multipart(frames, zmq.NOBLOCK, copy=False)
+                _send_all(self._send_frame, frames)
         except zmq.Again:
             return Sent.FULL
         except zmq.ZMQError as error:
@@ -529,6 +543,14 @@ class _Inbox(_Socket):
 
 def _size(frame: Frame) -> int:
     return frame.nbytes if isinstance(frame, memoryview) else len(frame)
+
+
+def _send_all(send: Callable[..., object], frames: Sequence[Frame]) -> None:
+    """An envelope, which is small, and what is behind it without a copy. Only the first may meet a full queue."""
+    send(frames[0], _NOBLOCK_MORE)
+    for frame in frames[1:-1]:
+        send(frame, _NOBLOCK_MORE, False)
+    send(frames[-1], _NOBLOCK, False)
 
 
 def _rest(socket: zmq.Socket[bytes], first: bytes) -> list[Frame]:

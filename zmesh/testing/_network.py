@@ -18,6 +18,7 @@ Everything random is drawn from one generator, everything that happens goes into
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 from collections import deque
@@ -45,15 +46,17 @@ _HERE: Final = frozenset({"*", "0.0.0.0", "[::]", "127.0.0.1", "[::1]", "localho
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """How one machine's messages reach another: seconds of delay, seconds of jitter (up to), share lost."""
+    """How one machine's messages reach another: seconds of delay, seconds of jitter (up to), share lost, and bytes per
+    second that each connection has for itself."""
 
     delay: float = 0.0002
     jitter: float = 0.0001
     loss: float = 0.0
+    bandwidth: float = math.inf
 
     def __post_init__(self) -> None:
-        if self.delay < 0 or self.jitter < 0 or not 0 <= self.loss < 1:
-            raise ValueError(f"a link needs delay >= 0, jitter >= 0 and 0 <= loss < 1, got {self}")
+        if self.delay < 0 or self.jitter < 0 or not 0 <= self.loss < 1 or not self.bandwidth > 0:
+            raise ValueError(f"a link needs delay >= 0, jitter >= 0, 0 <= loss < 1 and bandwidth > 0, got {self}")
 
 
 class Machine:
@@ -191,8 +194,8 @@ class Network:
 
     # -- for the parts below
 
-    def way(self, source: Machine, target: Machine) -> float:
-        """How long a message takes that is sent now."""
+    def way(self, source: Machine, target: Machine, size: int) -> tuple[float, float]:
+        """How long a message of so many bytes takes that is sent now; and how much longer, behind all before it."""
         link = self._links.get((source, target), self.link)
         seconds = link.delay + link.jitter * self.random.random()
         retry = FIRST_RETRY
@@ -201,7 +204,7 @@ class Network:
                 break
             seconds += retry
             retry *= 2
-        return seconds
+        return seconds, size / link.bandwidth
 
     def datagram(self, source: Machine, target: Machine, process: Process, callback: Callable[[], None]) -> None:
         """Call back in `process` on the target machine, if the path is open and nothing is lost."""

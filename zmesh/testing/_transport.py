@@ -59,7 +59,9 @@ class _Pipe:
     def put(self, item: _Signal | list[bytes]) -> None:
         network = self._network
         now = network.loop.now
-        self._last = max(self._last, now + network.way(self._source, self._target))
+        size = 0 if isinstance(item, str) else sum(map(len, item))
+        way, takes = network.way(self._source, self._target, size)
+        self._last = max(self._last, now + way) + takes
         self._queue.append((self._last, now, item))
         if not isinstance(item, str):
             self.waiting += 1
@@ -99,9 +101,10 @@ class _Pipe:
 class _Connection:
     """A TCP connection with ZMTP's handshake: two round trips, the second answered by the listener's IO thread."""
 
-    def __init__(self, transport: MemoryTransport, address: str, handler: Handler, key: str | None) -> None:
+    def __init__(self, transport: MemoryTransport, address: str, handler: Handler, key: str | None, bulk: bool) -> None:
         network = transport.network
         self.network = network
+        self.bulk = bulk
         self._target, self._port = network.find(address, transport.machine)
         self.denial = ""
         self.dialer = _Dialed(self, transport, address, handler, key)
@@ -218,7 +221,7 @@ class End:
         if not self.established or not self.open:
             return
         peer = self.peer
-        heard = (
+        heard = self.connection.bulk or (
             self.network.passes(self.peer_machine, self.machine)
             and not self.transport.stopped
             and (peer is None or not peer.transport.stopped)
@@ -496,7 +499,7 @@ class MemoryTransport:
         self._connections = 0
         self._closed = False
 
-    def listen(self, address: str, accept: Accept) -> str:
+    def listen(self, address: str, accept: Accept, *, bulk: bool = False) -> str:
         machine, port = self.network.find(address, self.machine)
         if machine is not self.machine:
             raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {address}: it is no address of {self.machine.name}")
@@ -507,8 +510,8 @@ class MemoryTransport:
         machine.listeners[port] = (self, accept)
         return port if isinstance(port, str) else f"tcp://{machine.address}:{port}"
 
-    def dial(self, address: str, handler: Handler, key: str | None = None) -> Channel:
-        channel = _Connection(self, address, handler, key).dialer
+    def dial(self, address: str, handler: Handler, key: str | None = None, *, bulk: bool = False) -> Channel:
+        channel = _Connection(self, address, handler, key, bulk).dialer
         self.inlets[channel] = None
         return channel
 
