@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak fuzz bugs faults floor curve beside-stream imports idle uneven workers scale test-all lab clean
+.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults bench floor curve beside-stream abuse imports idle uneven workers scale test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -31,6 +31,9 @@ examples: $(READY)
 soak: $(READY)  ## 2,000 simulated runs with calls and streams of every kind under random faults, each from its own seed
 	$(BIN)/python -m tests.soak --seeds 0:2000
 
+soak-policies: $(READY)  ## 10,000 shorter ones over all balancing policies: ejection, panic, budgets, hedges, priorities, turns, keys
+	$(BIN)/python -m tests.soak --mix policies --seeds 0:10000
+
 fuzz: $(READY)  ## 1,000,000 inputs to the decoder, guided by coverage; 20,000 hostile ones to a node over sockets
 	$(BIN)/python -m pip install --quiet --group fuzz
 	$(BIN)/python -m tests.fuzz.decoder --inputs 1000000
@@ -39,17 +42,24 @@ fuzz: $(READY)  ## 1,000,000 inputs to the decoder, guided by coverage; 20,000 h
 bugs: $(READY)  ## put each kept bug in, and see the soak catch it
 	$(BIN)/python -m tests.bugs
 
-faults: $(READY)  ## root: kill, cut and stop servers under load, between network namespaces
-	$(BIN)/python -m benchmarks.faults
+faults: $(READY)  ## root: every kind of fault under load, restarts and a deploy, between network namespaces; ARGS=--write: the table into docs
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
-uneven: $(READY)  ## root: two of four servers ten times slower
-	$(BIN)/python -m benchmarks.uneven
+uneven: $(READY)  ## root: two of four servers ten times slower, beside the fewest-outstanding reference
+	$(BIN)/python -m benchmarks.uneven $(ARGS)
 
-floor: $(READY)  ## latency and calls/s beside a bare ROUTER/DEALER loop
-	$(BIN)/python -m benchmarks.floor
+bench: $(READY)  ## zmesh beside a bare ROUTER/DEALER loop and other libraries, and write docs/performance.md; ARGS=--quick: a moment of it
+	-case "$(ARGS)" in *--quick*|*--load*) ;; *) $(BIN)/python -m pip install --quiet --group benchmark ;; esac
+	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+floor: $(READY)  ## only latency and calls in flight, beside a bare ROUTER/DEALER loop
+	$(BIN)/python -m benchmarks.compare --only latency throughput $(ARGS)
 
 curve: $(READY)  ## latency and calls/s with CURVE on and off, beside bare sockets with CURVE on and off
 	$(BIN)/python -m benchmarks.curve $(ARGS)
+
+abuse: $(READY)  ## what honest callers notice of attackers: silent connections, a message without an end, a flood of calls
+	$(BIN)/python -m benchmarks.abuse $(ARGS)
 
 beside-stream: $(READY)  ## unary latency on a link whose stream is read slowly, and without it
 	$(BIN)/python -m benchmarks.beside_stream

@@ -1,1 +1,1 @@
-"""Measurements, one command each: `python -m benchmarks.NAME --help`. The output is for people, and ends in JSON."""
+"""Measurements, one command each: `python -m benchmarks.NAME --help`. The output is for people."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import secrets
 import subprocess
@@ -70,21 +69,23 @@ def measure(nodes: int, linked: bool, seconds: float) -> list[dict[str, float]]:
             process.stdout.close()
 
 
+def report(seconds: float, peers: int = 4) -> str:
+    """The table of both."""
+    linked = f"with {peers} peers, links made"
+    results = {"alone": measure(1, False, seconds), linked: measure(peers + 1, True, seconds)}
+    rows = []
+    for name, nodes in results.items():
+        cpu, memory = max(node["core_percent"] for node in nodes), max(node["rss_mib"] for node in nodes)
+        rows.append([name, f"{cpu:.2f}", f"{memory:.1f}"])
+    return table(["an idle node", "% of a core (the most of a node)", "MiB resident (the most)"], rows)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seconds", type=float, default=20.0)
     options.add_argument("--peers", type=int, default=4, help="in the second measurement")
     given = options.parse_args()
-    results = {
-        "alone": measure(1, False, given.seconds),
-        f"with {given.peers} peers, links made": measure(given.peers + 1, True, given.seconds),
-    }
-    rows = []
-    for name, nodes in results.items():
-        cpu, memory = max(node["core_percent"] for node in nodes), max(node["rss_mib"] for node in nodes)
-        rows.append([name, f"{cpu:.2f}", f"{memory:.1f}"])
-    print(table(["an idle node", "% of a core (the most of a node)", "MiB resident (the most)"], rows))
-    print(json.dumps(results))
+    print(report(given.seconds, given.peers))
 
 
 if __name__ == "__main__":

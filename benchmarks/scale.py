@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import zmesh
-from benchmarks.lab.figures import chart, table, write_between
+from benchmarks.figures import chart, put, table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
@@ -371,7 +371,7 @@ def plot(found: dict[str, dict[int, Point]]) -> None:
             if curve in found
         }
         if drawn:
-            text = chart(title, "how many there are", "", drawn, log_across=True)
+            text = chart(title, "how many there are", "", drawn, by_magnitude=True)
             (PAGE.parent / f"{file}.svg").write_text(text, encoding="utf-8")
 
 
@@ -393,7 +393,7 @@ def main() -> None:
         text = report(found)
         print(text)
         if given.write:
-            write_between(PAGE, "scale", text)
+            put(PAGE, "scale", text)
             plot(found)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import zmesh
-from benchmarks.lab.figures import table, write_between
+from benchmarks.figures import put, table
 from zmesh._platform import usable_cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,7 +121,7 @@ def main() -> None:
     text = report(found, cores)
     print(text)
     if given.write:
-        write_between(PAGE, "workers", text)
+        put(PAGE, "workers", text)
 
 
 def report(found: dict[str, list[list[tuple[float, float]]]], cores: int) -> str:

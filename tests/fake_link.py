@@ -37,6 +37,9 @@ class FakeChannel:
     def close(self, linger: float = 0.0) -> None:
         self.closed = True
 
+    def penalize(self) -> None:
+        self.penalized = True
+
     def hang_up(self) -> None:
         self.close()
 
@@ -71,7 +74,7 @@ class FakeOwner:
         self.events.append(("link_closed", reason, goodbye))
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        if not (name.startswith("link_") or name.endswith("_received")):
+        if not (name.startswith("link_") or name.endswith("_received") or name == "limit_broken"):
             raise AttributeError(name)
         return lambda link, *args: self.events.append((name, *args))
 

@@ -43,6 +43,26 @@ def test_where_everything_fails_there_are_at_most_1_2_attempts_a_call(rate: int)
     assert 0.19 < again_per_call <= 0.2 * 60 / 50 + 0.01  # what was saved in the ten seconds before comes on top
 
 
+@pytest.mark.parametrize("rate", [60, 500])
+def test_where_everything_fails_from_the_start_there_are_no_more_than_1_2(rate: int) -> None:
+    budget, again, calls = Budget(0.0), 0, 0
+    for call in range(rate * 30):
+        budget.calls = calls = call + 1
+        again += retries(budget, call / rate)
+    assert 0.18 < again / calls <= max(0.2, (100 + 10 * 30) / calls)
+    hedges = sum(budget.hedge(30.0) for _ in range(calls))
+    assert hedges <= 0.05 * calls
+
+
+def test_a_burst_of_calls_pays_back_what_the_quiet_time_before_it_had() -> None:
+    budget = Budget(0.0)
+    assert retries(budget, 60.0) == 100
+    budget.calls += 1_000
+    assert retries(budget, 61.0) == 100
+    budget.calls += 1_000
+    assert retries(budget, 62.0) == 200
+
+
 def test_over_any_length_a_slow_caller_has_ten_a_second() -> None:
     budget = Budget(0.0)
     total = sum(retries(budget, second / 10) for second in range(1_000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,7 +21,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import zmesh
+from zmesh.cli import _bare
 from zmesh.cli import _json as cli_json
+from zmesh.cli import bench as cli_bench
+from zmesh.cli._bench import Level
 from zmesh.cli._commands import zmesh as command_line
 from zmesh.cli.describe import signature_of, type_name
 from zmesh.cli.serve import load_service
@@ -469,6 +474,99 @@ def test_why_where_nobody_takes_it(served: Served) -> None:
     assert result.stdout.startswith("Nobody.knows would go to nobody now: no node offers 'Nobody'")
     assert "has no method 'say_helo'" in failed(at(served, "why", "Greeter.say_helo"), 1)
     assert "is no method: write SERVICE.METHOD" in failed(at(served, "why", "say_hello"), 2)
+
+
+# -- bench
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else will be found, so there is nobody to wait for."""
+    monkeypatch.setattr(cli_bench, "_SETTLE", 0.05)
+
+
+@pytest.mark.usefixtures("alone")
+def test_bench_of_a_method_counts_every_call(served: Served) -> None:
+    result = at(served, "bench", "Greeter.shout", "text=hi", "-n", "1", "-n", "4", "--calls", "21", "--json")
+    assert result.exit_code == 0, result.output
+    levels = json.loads(result.stdout)
+    assert [(level["in_flight"], level["calls"]) for level in levels] == [(1, 21), (4, 21)]
+    for level in levels:
+        assert level["nodes"] == {"greeter-1": 21}
+        assert level["errors"] == {}
+        assert 0 < level["latency"]["p50"] <= level["latency"]["p99.9"] <= level["worst"] < WITHIN
+        assert level["calls_per_second"] == pytest.approx(21 / level["seconds"])
+
+
+@pytest.mark.usefixtures("alone")
+def test_bench_of_a_method_that_changes_something_must_be_meant(served: Served) -> None:
+    assert "Greeter.say_hello is not idempotent" in failed(at(served, "bench", "Greeter.say_hello", "name=x"), 2)
+    result = at(served, "bench", "Greeter.say_hello", "name=x", "--yes", "--calls", "3", "-n", "2")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[1].split()[:2] == ["2", "3"]  # in flight, calls
+
+
+@pytest.mark.usefixtures("alone")
+def test_bench_counts_errors_by_code(served: Served) -> None:
+    result = at(served, "bench", "Greeter.find", "key=spoon", "--yes", "--calls", "3", "-n", "3")
+    assert result.exit_code == 1
+    assert "3 NOT_FOUND" in result.stdout
+    assert "no spoon" in result.stderr
+
+
+@pytest.mark.usefixtures("alone")
+def test_bench_prints_what_there_is_on_ctrl_c(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = cli_bench.measure
+
+    async def interrupted(level: Any, call: Any, seconds: float, calls: int | None) -> None:
+        if level.in_flight == 1:
+            await measure(level, call, seconds, 5)
+            return
+        signal.raise_signal(signal.SIGINT)
+        await measure(level, call, seconds, calls)
+        raise AssertionError("still there")
+
+    monkeypatch.setattr(cli_bench, "measure", interrupted)
+    result = at(served, "bench", "Greeter.shout", "text=hi", "--json", "--seconds", "20")
+    assert result.exit_code == 130
+    first, *rest = json.loads(result.stdout)
+    assert first["calls"] == 5
+    assert all(level["in_flight"] == 16 for level in rest)
+
+
+def test_bench_between_two_processes() -> None:
+    result = here("bench", "-n", "1", "-n", "8", "--seconds", "0.1", "--json")
+    assert result.exit_code == 0, result.output
+    levels = json.loads(result.stdout)
+    assert [list(level["nodes"]) for level in levels] == [["bench"], ["bench"]]
+    assert all(level["bare_calls_per_second"] > 0 for level in levels)
+
+
+def test_bench_does_not_wait_for_the_bare_loop_on_ctrl_c() -> None:
+    async def measured() -> float:
+        stop = threading.Event()
+        stop.set()
+        async with _bare.opened() as address:
+            return _bare.rate(address, "text", 3, 3600.0, stop)
+
+    assert asyncio.run(measured()) > 0
+
+
+def test_bench_shows_the_share_of_each_node(capsys: pytest.CaptureFixture[str]) -> None:
+    level = Level(1000, seconds=2.0)
+    level.latencies.extend([0.001] * 3 + [0.25])
+    level.nodes.update({"a": 3, "b": 1})
+    level.bare = 4.0
+    cli_bench.echo([level])
+    latencies = ["P50", "P90", "P99", "P99.9", "WORST"]
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["IN", "FLIGHT", "CALLS", "CALLS/S", *latencies, "ERRORS", "BARE", "CALLS/S", "OF", "BARE"],
+        ["1,000", "4", "2", "1,000", "µs", *["250.0", "ms"] * 4, "0", "4", "0.50"],
+        [],
+        ["NODE", "1,000", "IN", "FLIGHT"],
+        ["a", "75.0", "%"],
+        ["b", "25.0", "%"],
+    ]
 
 
 # -- JSON

@@ -122,11 +122,11 @@ def test_an_item_larger_than_the_window_passes_alone() -> None:
 
 def test_items_out_of_sequence() -> None:
     window = ReceiveWindow(10, 1000)
-    window.arrived(1, 0)
+    window.arrived(1, 0, 8)
     for wrong in (1, 3, 0):
         with pytest.raises(ProtocolError, match=f"item {wrong} of a stream came where 2 was due"):
-            ReceiveWindow.arrived(after(window), wrong, 1)
-    window.arrived(2, 1)
+            ReceiveWindow.arrived(after(window), wrong, 1, 8)
+    window.arrived(2, 1, 8)
     assert window.received == 2
 
 
@@ -140,18 +140,29 @@ def after(window: ReceiveWindow) -> ReceiveWindow:
 def test_one_item_more_than_the_window() -> None:
     window = ReceiveWindow(3, 1000)
     for number in range(3):
-        window.arrived(number + 1, number)
+        window.arrived(number + 1, number, 8)
     with pytest.raises(ProtocolError, match="more than the 3 items that a stream may have under way"):
-        window.arrived(4, 3)
+        window.arrived(4, 3, 8)
+
+
+def test_twice_the_bytes_of_the_window() -> None:
+    window = ReceiveWindow(10, 1000)
+    for number, size in ((1, 900), (2, 900), (3, 5_000)):  # the last one at 1,800: more than a sender has room for
+        window.arrived(number, number - 1, size)
+    with pytest.raises(ProtocolError, match="more than the 1000 bytes that a stream may have under way"):
+        window.arrived(4, 3, 8)
+    assert (window.taken(900), window.taken(900), window.taken(5_000)) == (1, 1, 1)  # with credit there is room again
+    window.received = 3
+    window.arrived(4, 0, 8)
 
 
 def test_what_was_taken_and_not_credited_counts_as_under_way() -> None:
     window = ReceiveWindow(10, 1000)
     for number in range(10):
-        window.arrived(number + 1, number)
+        window.arrived(number + 1, number, 8)
     assert [window.taken(8) for _ in range(4)] == [0, 0, 0, 0]
     with pytest.raises(ProtocolError, match="more than the 10 items"):
-        ReceiveWindow.arrived(window, 11, 6)
+        ReceiveWindow.arrived(window, 11, 6, 8)
     assert window.taken(8) == 5
 
 
@@ -159,7 +170,7 @@ def test_counts_go_round_at_two_to_the_31() -> None:
     window = ReceiveWindow(10, 1000)
     window.received = LIMIT - 1
     for number in (LIMIT, 0, 1, 2):
-        window.arrived(number, 0)
+        window.arrived(number, 0, 8)
     assert window.received == LIMIT + 3
 
 
@@ -190,7 +201,7 @@ def interleave_windows(chance: random.Random) -> None:
 
     def arrive() -> None:
         number, weight = wire.popleft()
-        receiver.arrived(number, len(waiting))
+        receiver.arrived(number, len(waiting), weight)
         waiting.append(weight)
 
     def take() -> None:

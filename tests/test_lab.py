@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from pathlib import Path
 
 import pytest
 
-from benchmarks.lab import __main__ as command
-from benchmarks.lab.figures import Measured, chart, table
+from benchmarks.figures import Measured, chart, put, table
 from benchmarks.lab.marks import MARKS, Mark, links_changed, summary_of
 from benchmarks.lab.play import SERVICE_TIME, Outcome, Scenario, play
 from benchmarks.lab.scenarios import PLAYED, SCENARIOS
@@ -95,12 +95,13 @@ def test_figures() -> None:
     assert picture.count("<circle") == 2
 
 
-def test_what_it_writes_goes_to_its_place(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_what_it_writes_goes_to_its_place(tmp_path: Path) -> None:
     place = tmp_path / "page.md"
     place.write_text("before\n<!-- lab -->\nold\n<!-- end of lab -->\nafter\n")
-    monkeypatch.setattr(command, "PAGE", place)
-    command.write("new")
+    put(place, "lab", "new")
     assert place.read_text() == "before\n<!-- lab -->\n\nnew\n\n<!-- end of lab -->\nafter\n"
+    with pytest.raises(ValueError, match="no place"):
+        put(place, "other", "new")
 
 
 # -- what the scenarios show

@@ -16,10 +16,10 @@ PAGE = ROOT / "docs" / "architecture.md"
 
 # Library: the rooms that may import it.
 DOORS = {
-    "zmq": ("_transport",),
+    "zmq": ("_transport", "cli/_bare"),
     "zeroconf": ("discovery",),
     "ifaddr": ("discovery",),
-    "cbor2": ("_core/wire",),
+    "cbor2": ("_core/wire", "cli/_bare"),
     "msgspec": ("_values", "schema"),
     "numpy": ("_core/wire",),
     "click": ("cli",),

@@ -101,6 +101,7 @@ def test_an_empty_allow_denies_everybody() -> None:
         ("# nothing\n\n", "p.toml: is empty"),
         ("[allow", r"p.toml: no TOML: .*at end of document"),
         ('[allow]\n"A.b" = ["x"]\n"A.b" = ["y"]', "p.toml: no TOML: Cannot overwrite a value"),
+        ("a = " + "[" * 5000, "p.toml: no TOML: maximum recursion depth exceeded"),
         ('[alow]\n"A.b" = ["x"]', r"p.toml: unknown key 'alow'; there are \[groups\], \[allow\] and \[deny\]"),
         ('default = "allow"', "p.toml: unknown key 'default'"),
         ('allow = ["x"]', r"p.toml: 'allow' is a table: write \[allow\]"),
@@ -149,6 +150,9 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, path: Path) -> None:
         read_permissions(tmp_path / "nothing.toml")
     with pytest.raises(ValueError, match=r"cannot read this permission file: Is a directory|this is no file"):
         read_permissions(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe: this is no file"):
+        read_permissions(tmp_path / "pipe")
     path.write_bytes(b"\xff\xfe[")
     with pytest.raises(ValueError, match=r"p\.toml: this is no permission file: it is not text"):
         read_permissions(path)

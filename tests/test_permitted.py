@@ -121,6 +121,20 @@ def run(main: Callable[[zmesh.testing.Mesh], Any]) -> None:
     zmesh.testing.run(main)
 
 
+def test_calls_that_travel_as_one_message_need_permission_too(ring: Ring) -> None:
+    async def main(mesh: zmesh.testing.Mesh) -> None:
+        client = await start(mesh, ring, boss := Boss())
+        bob, alice = await client("bob"), await client("alice")
+        sign = bob.client(Boss).sign
+        refusals = await asyncio.gather(*(sign(str(number)) for number in range(12)), return_exceptions=True)
+        assert {type(refusal) for refusal in refusals} == {zmesh.PermissionDenied}
+        assert not boss.ran
+        papers = [str(number) for number in range(12)]
+        assert await asyncio.gather(*map(alice.client(Boss).sign, papers)) == papers
+
+    run(main)
+
+
 def test_who_may_is_served_and_known_by_its_key(ring: Ring) -> None:
     async def main(mesh: zmesh.testing.Mesh) -> None:
         client = await start(mesh, ring, boss := Boss())
@@ -190,6 +204,22 @@ def test_calls_of_every_kind_are_refused_before_they_run(ring: Ring) -> None:
         assert [type(reply.error) for reply in replies] == [zmesh.PermissionDenied] * 2
         assert "sign" in (await by_name.describe())["methods"], "introspection is for all who are trusted"
         assert boss.ran == 0
+
+    run(main)
+
+
+def test_many_calls_at_once_are_refused_one_by_one(ring: Ring) -> None:
+    async def main(mesh: zmesh.testing.Mesh) -> None:
+        client = await start(mesh, ring, boss := Boss())
+        bob, alice = await client("bob"), await client("alice")
+        for who, may in ((bob, False), (alice, True), (bob, False)):  # they travel in rows
+            calls = [who.client(Boss).sign(str(number)) for number in range(64)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            if may:
+                assert answers == [str(number) for number in range(64)]
+            else:
+                assert {type(answer) for answer in answers} == {zmesh.PermissionDenied}
+        assert boss.ran == 64
 
     run(main)
 

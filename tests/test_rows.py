@@ -151,3 +151,23 @@ async def test_one_of_a_row_is_given_up(mesh: Mesh, given_up: int) -> None:
         assert not host.node._hub.server._count  # type: ignore[union-attr]
 
     await client.run(main())
+
+
+class Busy(zmesh.Service):
+    @zmesh.rpc
+    async def hang(self) -> None:
+        await asyncio.sleep(60)
+
+
+@zmesh.testing.simulated()
+async def test_a_refused_call_that_waits_for_another_try_is_forgotten_at_its_deadline(mesh: Mesh) -> None:
+    await mesh.start(Busy(), config=zmesh.Config(max_calls=1))
+    client = await mesh.start(config=zmesh.Config(backoff=5.0, max_backoff=5.0))
+    hang = client.node.client(Busy).options(timeout=1.0).hang
+
+    async def main() -> None:
+        results = await asyncio.gather(hang(), hang(), hang(), return_exceptions=True)
+        assert [type(result) for result in results] == [zmesh.DeadlineExceeded] * 3
+        assert not client.node._hub.client._parked  # type: ignore[union-attr]
+
+    await client.run(main())

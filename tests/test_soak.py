@@ -8,18 +8,30 @@ import pytest
 
 from tests import soak
 from tests.bugs import __main__ as bugs
+from tests.soak import policies
 
 # The seed that caught each bug when this was written: tried first, as looking for one takes a while.
 CAUGHT_BY = {
     "argument_sent_twice": 6,
     "credit_lost": 0,
+    "failures_never_forgiven": 1,
     "generator_left_open": 0,
+    "hedges_unbounded": 11,
+    "key_moves": 55,
     "lost_reply": 4,
-    "missed_suspect": 43,
+    "missed_suspect": 8,
+    "no_panic": 3,
+    "no_probe": 1,
+    "retries_unbounded": 2,
     "retry_not_idempotent": 0,
+    "stale_candidates": 1,
+    "suspect_too_soon": 23,
+    "turn_kept": 5,
+    "unimportant_first": 3,
 }
 
 
+@pytest.mark.timeout(300)  # a quarter of a minute on a machine that has nothing else to do
 @pytest.mark.parametrize("first", range(0, 200, 25))
 def test_every_seed_keeps_the_promises(first: int) -> None:
     results = [soak.run(seed) for seed in range(first, first + 25)]
@@ -28,6 +40,19 @@ def test_every_seed_keeps_the_promises(first: int) -> None:
         assert result.calls > 50
         assert result.streams > 20
     assert {result.profile for result in results} == set(soak.PROFILES)
+
+
+@pytest.mark.parametrize("first", range(0, 40, 20))
+def test_every_policy_keeps_the_promises(first: int) -> None:
+    results = [policies.run(seed) for seed in range(first, first + 20)]
+    for result in results:
+        assert not result.violations, f"replay with: python -m tests.soak --mix policies --trace --seed {result.seed}"
+        assert result.calls > 50
+    assert {result.profile for result in results} == set(policies.MOODS)
+
+
+def test_a_seed_of_the_mix_of_policies_replays_identically() -> None:
+    assert soak.hash_elsewhere(4, 1, "policies") == policies.run(4).trace_hash
 
 
 @pytest.mark.parametrize("seed", [0, 3, 4])

@@ -254,14 +254,18 @@ def test_a_close_without_linger_may_lose_what_was_sent_just_now() -> None:
 
 
 @in_world(PLAIN)
-async def test_a_forgotten_channel_is_accepted_anew(world: World) -> None:
-    channel, _, there = await world.connect()
+async def test_what_comes_on_a_closed_channel_is_ignored_until_it_ends(world: World) -> None:
+    channel, ear, there = await world.connect()
     assert there.channel is not None
-    there.channel.close()
+    accepted = len(world.b.accepted)
+    there.channel.send([b"the last word"])
+    there.channel.close(linger=0.1)
     channel.send([b"again"])
-    await asyncio.sleep(1)
-    assert there.what == []
-    assert world.b.accepted[-1].what == [[b"again"]]
+    await asyncio.sleep(0.5)
+    assert (there.what, len(world.b.accepted)) == ([], accepted)
+    assert ear.what == [[b"the last word"]]
+    await asyncio.sleep(0.5)
+    assert ear.what == [[b"the last word"], "connection lost"]
 
 
 @in_world(PLAIN)
@@ -421,7 +425,7 @@ async def test_poll_delivers_what_has_arrived(world: World) -> None:
     for n in range(250):
         channel.send([str(n).encode()])
     await asyncio.sleep(1)
-    world.b.transport.poll()
+    world.b.transport.poll(1.0)
     assert len(there.what) == 250
     assert there.channel is not None
     world.a.process.freeze()
@@ -429,7 +433,7 @@ async def test_poll_delivers_what_has_arrived(world: World) -> None:
     world.b.kill()
     await asyncio.sleep(1)
     assert ear.what == []
-    world.a.transport.poll()
+    world.a.transport.poll(1.0)
     assert ear.what == [[b"answer"], "connection lost"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -30,8 +30,11 @@ __all__ = ["Hub"]
 _log = logging.getLogger("zmesh.node")
 
 _BUSY_TICKS: Final = 5  # looks at silence per heartbeat while calls are open: suspicion is at most 50 ms late
+_CATCH_UP_EVERY: Final = 5.0  # seconds between looks for what calls that came late may have behind them
+_CATCH_UP_AGAIN: Final = 0.125  # seconds after one before the next, where the loop stood still
+_SHORTEST_LOOK: Final = 0.02  # seconds for which what has arrived is read at once
+_LONGEST_LOOK: Final = 0.25
 _CLOSING: Final = 1.0  # seconds that generators have to close when their node leaves: some never would
-_MUTED: Final = 1_000  # links that were refused and whose channel is remembered, so that each is logged once
 
 
 class Hub:
@@ -67,11 +70,11 @@ class Hub:
         self._time = clock_of(self._loop)
         self.stepper = Stepper(self._loop)
         self._accepted: dict[Link, None] = {}
-        self._muted: deque[Link] = deque()
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._deadline_armed = float("inf")
         self._tick_timer: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
+        self._caught_up = -math.inf
         self._all_left: asyncio.Event = asyncio.Event()
         self.call_received = self._refuse_call
         self.calls_received = self._refuse_calls
@@ -152,10 +155,6 @@ class Hub:
             self.dialer.closed(link, reason, goodbye=goodbye)
         else:
             self._accepted.pop(link, None)
-            if link.muted:
-                self._muted.append(link)
-                if len(self._muted) > _MUTED:
-                    self._muted.popleft().forget()
         if not self._accepted:
             self._all_left.set()
         self.client.link_closed(link)
@@ -165,6 +164,12 @@ class Hub:
     def _refuse_call(self, link: Link, message: Message, waited: int, now: float) -> None:
         number: int = message[1]  # type: ignore[assignment]
         link.fail(number, Code.UNIMPLEMENTED, f"{self.identity.name!r} offers no services", ran=False)
+
+    def limit_broken(self, link: Link, limit: str, what: str) -> None:
+        where = "?" if link.channel is None else link.channel.remote
+        address = where.rpartition(":")[0] or where  # without the port, which is another each time
+        name = "" if link.remote is None else f"{link.remote.name!r}: "
+        self.transport.refusals.note(limit, address, f"{name}{what}", self._time())
 
     def _refuse_calls(self, link: Link, row: Message, waited: int, now: float) -> None:
         for message in m.single([row]):
@@ -206,14 +211,14 @@ class Hub:
         self._deadline_armed = float("inf")
         now = self._time()
         if now - due > self.config.heartbeat / 2:  # we stood still: an answer that has arrived is no timeout
-            self.transport.poll()
+            self._poll(now - due)
             self.client.judge.stood_still = now
         for item in self.deadlines.due(now):
             item()
         self._arm()
 
     def _schedule_tick(self) -> None:
-        busy = any(member.link is not None and member.link.pending for member in self.members)
+        busy = any(member.link is not None and member.link.waits for member in self.members)
         pause = self.config.heartbeat / _BUSY_TICKS if busy else self.config.heartbeat
         self._tick_due = self._time() + pause
         self._tick_timer = self._loop.call_at(self._tick_due, self._tick)
@@ -225,7 +230,7 @@ class Hub:
             # The process was stopped, or its loop stood still: silence is no evidence, and what has arrived
             # meanwhile (answers, cancels, goodbyes) is handled before anything is judged.
             _log.debug("the loop stood still for %.3f s", now - self._tick_due)
-            self.transport.poll()
+            self._poll(now - self._tick_due)
             for link in links:
                 link.pardon(now)
             self.client.judge.stood_still = now
@@ -237,9 +242,18 @@ class Hub:
                 member.round_trip = member.link.round_trip
         self._schedule_tick()
 
-    def catch_up(self) -> None:
-        """Handle everything that has arrived."""
-        self.transport.poll()
+    def catch_up(self, stood_still: float) -> None:
+        """Handle everything that has arrived, where the loop stood still for so long, or longer by its own tick; else
+        only if that was not done for a while, as others may have kept the calls that came late."""
+        now = self._time()
+        stood_still = max(stood_still, now - self._tick_due)
+        if now - self._caught_up > (_CATCH_UP_AGAIN if stood_still > self.config.heartbeat / 4 else _CATCH_UP_EVERY):
+            self._poll(stood_still)
+
+    def _poll(self, stood_still: float) -> None:
+        """Read what has come in a pause: within a fraction of it, so that a flood does not make the next."""
+        self.transport.poll(min(max(stood_still / 4, _SHORTEST_LOOK), _LONGEST_LOOK))
+        self._caught_up = self._time()
 
     # -- ending
 

@@ -28,14 +28,19 @@ if TYPE_CHECKING:
     from ._client import Outgoing
     from ._core.members import Member
     from ._server import Running
+    from ._shares import Share
 
 __all__ = ["Attempt", "Link", "LinkOwner", "Stage"]
 
 _log = logging.getLogger("zmesh.link")
 
 _ORDINARY: Final = (Code.UNAVAILABLE, Code.NOT_FOUND, Code.ALREADY_EXISTS)  # rejections that mean no harm
+_LOGGED: Final = (Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED)  # by `limit_broken`, and not each time
 _REPORT_EVERY: Final = 0.005  # seconds: as fresh as balancing can use, and no cost to each of many small answers
 _USUAL: Final = (4, 6)  # fields of a REPLY and of a CALL
+_LIGHT: Final = 256  # bytes of an envelope of which nobody asks how many calls it has, and how much memory they take
+_LIGHT_MESSAGE: Final = 256  # the same of one message
+_SWELL: Final = 8  # times their size that CBOR items take in memory, as small integers and texts do
 _GREETING: Final = 64 * 1024  # bytes of an envelope before HELLO: a stranger does not make us decode more
 
 
@@ -107,6 +112,9 @@ class LinkOwner(Protocol):
     def link_closed(self, link: Link, reason: str, *, goodbye: bool) -> None:
         """The link is over. `goodbye`: the peer said so. `link.pending` and `link.running` hold what was open."""
 
+    def limit_broken(self, link: Link, limit: str, what: str) -> None:
+        """A peer went beyond a limit."""
+
     def cancel_received(self, link: Link, call: int) -> None:
         """A CANCEL."""
 
@@ -136,16 +144,18 @@ class Link:
         self.round_trip: float | None = None
         self.pending: dict[int, Attempt] = {}  # our calls over this link, by number
         self.running: dict[int, Running] = {}  # the peer's calls that we run, by number
+        self.share: Share | None = None  # what those hold, once one of them needs a closer look
+        self.weight = 0  # bytes of memory that each message of the envelope at hand takes, where that is much
         self.sequence = 0  # of our calls; its low 31 bits are the number on the wire
         self.to = 0  # the tag of the peer's incarnation; 0 until it is known
         self.suspected = False
         self.acknowledged = False  # the peer answered our DRAIN
         self._draining = False  # we said DRAIN
         self._said_goodbye = False
-        self.muted = False  # refused, and its channel kept so that it is refused only once
         self._last_received: int | None = None
         self._queue_clock = QueueClock()
         self._born = self._heard = self._busy_since = self._time()
+        self._given_up = float("-inf")  # when the first call began that was given up since `_heard`, if one was
         self._pinged: tuple[int, float] = (0, 0.0)
         self.full = False  # whether the peer does not read: what can wait does
         self.owes_report = False  # answers leave, and with them a report, unless one left a moment ago
@@ -154,7 +164,7 @@ class Link:
         self._outbox = Outbox(self, self._loop, owner.config)
         self.post = self._outbox.post  # send a message with everything else that is ready in this turn of the loop
         self._post_call = self._outbox.call
-        self._post_reply = self._outbox.reply
+        self.reply_flat = self._outbox.reply  # as `reply`, for scalars, alone or in a dict or list, and no metadata
         self._complained = False  # about a bad message of the peer's: once per link is enough for the log
 
     # -- what the rest of the node asks for
@@ -175,7 +185,8 @@ class Link:
             self._busy_since = now
         attempt = pending[number] = _new_attempt((call, member, self, sequence, now))
         if plain and not call.marked and call.request_metadata is None:
-            self._post_call(number, target.path, remaining, arguments)
+            post = self._post_call
+            post(number, target.path, remaining, arguments)
         else:
             message: Message = [m.CALL, number, target.path, remaining, arguments, call.request_metadata]
             if call.marked:
@@ -193,7 +204,10 @@ class Link:
 
     def cancel(self, number: int) -> None:
         """Give up a call of ours; an answer that still comes is ignored."""
-        if self.pending.pop(number, None) is not None:
+        attempt = self.pending.pop(number, None)
+        if attempt is not None:
+            if self._given_up <= self._heard:
+                self._given_up = attempt.started
             self.post([m.CANCEL, number])
 
     def reply(self, number: int, value: object, metadata: Mapping[str, str | bytes] | None, buffers: bool) -> None:
@@ -205,11 +219,6 @@ class Link:
             value = self._outbox.externalize(value)
         self.owes_report = True
         self.post([m.REPLY, number, value, metadata])
-
-    def reply_flat(self, number: int, value: object) -> None:
-        """As `reply`, with a value that is a scalar, or scalars in a dict or list, and no metadata."""
-        self.owes_report = True
-        self._post_reply(number, value)
 
     def fail(self, number: int, code: int, text: str, *, ran: bool, fields: dict[str, object] | None = None) -> None:
         """Answer a call of the peer's with an error. `ran`: whether the handler was started."""
@@ -259,6 +268,12 @@ class Link:
         self._busy_since = max(self._busy_since, now)
         self._born = max(self._born, now)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the peer owes us a word. That a call was given up since we last heard of it, for a hedge's answer or
+        at its deadline, is none: else a node that hangs would never be suspect where no call stays with it."""
+        return bool(self.pending) or self._given_up > self._heard
+
     def tick(self, now: float) -> None:
         """Judge silence; ping where it is quiet. Called some times per heartbeat."""
         config = self._config
@@ -267,14 +282,14 @@ class Link:
                 self._end("no HELLO within the handshake's time: no zmesh node, or one that does not answer")
             return
         quiet = now - self._heard
-        busy = self.pending or self.running
-        interval = config.heartbeat if busy else config.idle_heartbeat * (1 if self.dialed else 2)
+        waits = self.waits
+        interval = config.heartbeat if waits or self.running else config.idle_heartbeat * (1 if self.dialed else 2)
         number, when = self._pinged
         if quiet >= interval and now - when >= interval:
             self._pinged = ((number + 1) & LIMIT, now)
             self.post([m.HEARTBEAT, self._pinged[0], None, self._owner.report(self)])
-        silent = now - max(self._heard, self._busy_since)
-        if self.pending and not self.suspected and silent >= config.suspect_after:
+        since = self._busy_since if self._given_up <= self._heard else min(self._busy_since, self._given_up)
+        if waits and not self.suspected and now - max(self._heard, since) >= config.suspect_after:
             self.suspected = True
             self._owner.link_silent(self)
 
@@ -299,6 +314,12 @@ class Link:
         if to != owner.tag and (to or self.stage is not Stage.CONNECTING):
             self._violation(f"an envelope for another incarnation ({to:08x}, this is {owner.tag:08x})")
             return
+        if len(frames[0]) > _LIGHT or len(frames) > 1 or self.weight:
+            calls = m.count_calls(messages)
+            if calls > m.MAX_CALLS:
+                self._violation(f"{calls} calls in one envelope, at most {m.MAX_CALLS} are allowed")
+                return
+            self.weight = _weigh(frames, max(calls, len(messages)))
         waited = self._queue_clock.waited(clock, int(now * 1000))
         self._heard = now
         if self.suspected:
@@ -612,36 +633,45 @@ class Link:
     def _violation(self, why: str) -> None:
         if self.stage is Stage.CLOSED:
             return
-        self._reject(Code.INVALID_ARGUMENT, f"not the zmesh protocol: {why}")
+        text = f"not the zmesh protocol: {why}"
+        self.limit_broken("protocol", f"{text}; its link was closed")
+        self._reject(Code.INVALID_ARGUMENT, text)
+
+    def limit_broken(self, limit: str, what: str) -> None:
+        """Count, and once in a while log, that the peer went beyond a limit."""
+        self._owner.limit_broken(self, limit, what)
+
+    def cut_off(self, limit: str, why: str) -> None:
+        """Close the link of a peer that floods, and keep its address away for a while."""
+        if self.stage is not _CLOSED:
+            self.limit_broken(limit, f"{why}; its link was closed")
+            if self.channel is not None:
+                self.channel.penalize()
+            self._reject(Code.RESOURCE_EXHAUSTED, why)
 
     def _reject(self, code: int, text: str) -> None:
-        level = logging.INFO if code in _ORDINARY else logging.WARNING
+        level = logging.DEBUG if code in _LOGGED else logging.INFO if code in _ORDINARY else logging.WARNING
         _log.log(level, "refused the link with %s: %s", self.label, text)
         self.post([m.REJECT, code, text[:500]])
         self._outbox.flush()
-        if self.dialed:
-            self._end(f"refused here: {text}", linger=self._config.redial_within)
-        elif self.stage is not _CLOSED:
-            # The channel stays, muted: a ROUTER cannot hang up, and a new link for each further message would be
-            # refused, and logged, again. The owner forgets it when it has too many.
-            self.stage = Stage.CLOSED
-            self.usable = False
-            self.muted = True
-            self.ended = f"refused here: {text}"
-            self._owner.link_closed(self, f"refused here: {text}", goodbye=False)
+        self._end(f"refused here: {text}", linger=self._config.redial_within)
 
     def revoke(self, code: int, text: str) -> None:
         """End the link for a reason that is told to both sides."""
         if self.stage is not _CLOSED:
             self._reject(code, text)
 
-    def forget(self) -> None:
-        """Let go of the channel of a refused link."""
-        if self.channel is not None:
-            self.channel.close()
-
     def _end(self, reason: str, *, goodbye: bool = False, linger: float = 0.0) -> None:
         if self.stage is not Stage.CLOSED:
             self.ended = reason
             self.close(linger)
             self._owner.link_closed(self, reason, goodbye=goodbye)
+
+
+def _weigh(frames: list[Frame], messages: int) -> int:
+    """Bytes of memory that each message of an envelope takes, about; 0 where that is little."""
+    size = len(frames[0])
+    if not messages or (len(frames) == 1 and size <= _LIGHT_MESSAGE * messages):
+        return 0
+    others = sum(frame.nbytes if isinstance(frame, memoryview) else len(frame) for frame in frames[1:])
+    return (size * _SWELL + others) // messages

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from ._core.messages import CALL, CALLS, END, ERROR, ITEM, LIMIT, REPLIES, REPLY, Message, single
-from ._core.wire import encode, externalize, frames_of, is_plain
+from ._core.wire import MARGIN, encode, externalize, frames_of, is_plain
 from ._platform import clock_of
 from ._transport import Frame, Sent
 from .config import Config
@@ -47,22 +47,17 @@ class Outbox:
 
     def post(self, message: Message) -> None:
         """Send a message with everything else that is ready in this turn of the loop."""
-        if self._closed:
-            return
         self._messages.append(message)
         self._next = _NOTHING
         self._size += 1
         if not self._armed:
-            self._armed = True
-            self._handle = self._loop.call_soon(self._flush)
+            self._arm()
         if self._size >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
             self._full()
 
     def call(self, number: int, path: str, remaining: int, arguments: object) -> None:
         """Post a CALL without metadata. Those of one method, one behind the other, leave as one message: it costs both
         sides less to look at."""
-        if self._closed:
-            return
         row = self._row
         if number == self._next and row[2] is path and row[3] == remaining:
             if row[0] == CALLS:
@@ -75,15 +70,12 @@ class Outbox:
         self._next = number + 1
         self._size += 1
         if not self._armed:
-            self._armed = True
-            self._handle = self._loop.call_soon(self._flush)
+            self._arm()
         elif self._size >= _PAGE_MESSAGES:
             self._full()
 
     def reply(self, number: int, value: object) -> None:
-        """Post a REPLY without metadata; as `call`."""
-        if self._closed:
-            return
+        """Post a REPLY without metadata; as `call`. A load report is owed with it."""
         row = self._row
         if self._next == _ANSWER:
             if row[0] == REPLIES:
@@ -93,14 +85,22 @@ class Outbox:
                 row[:] = [REPLIES, [row[1], number], [row[2], value]]
         else:
             self._next = _ANSWER
+            self._link.owes_report = True
             self._row = row = [REPLY, number, value, None]
             self._messages.append(row)
         self._size += 1
         if not self._armed:
-            self._armed = True
-            self._handle = self._loop.call_soon(self._flush)
+            self._arm()
         elif self._size >= _PAGE_MESSAGES:
             self._full()
+
+    def _arm(self) -> None:
+        """Something was posted: it leaves at the end of this turn of the loop, or is dropped where nothing does."""
+        if self._closed:
+            self._messages, self._next = [], _NOTHING
+        else:
+            self._armed = True
+            self._handle = self._loop.call_soon(self._flush)
 
     def _full(self) -> None:
         self._turn_page()
@@ -163,7 +163,7 @@ class Outbox:
 
     def close(self) -> None:
         """Send nothing any more."""
-        self._closed = True
+        self._closed, self._armed = True, False
         self._pages.clear()
         if self._handle is not None:
             self._handle.cancel()
@@ -189,10 +189,12 @@ class Outbox:
             messages = self._encodable(single(messages), formless)
             envelope = encode(link.to, clock, messages)
         page: list[Frame] = [envelope]
+        fits = len(envelope) <= link.limit
         if frames:
             self._frames = []
             page += frames
-        if len(envelope) > link.limit:
+            fits = fits and _bytes(page) <= link.limit + MARGIN
+        if not fits:
             self._split(clock, single(messages), frames, too_long)
         elif self._pages or link.channel is None or link.channel.send(page) is not _TAKEN:
             self._pages.append((page, link.sequence))
@@ -218,14 +220,16 @@ class Outbox:
         if not messages:
             return
         envelope = encode(self._link.to, clock, messages)
-        if len(envelope) <= self._link.limit:
-            used = frames_of(messages)
-            last = max(used, default=0)
-            needed = [frame if number in used else b"" for number, frame in enumerate(frames[:last], 1)]
+        used = frames_of(messages)
+        last = max(used, default=0)
+        needed = [frame if number in used else b"" for number, frame in enumerate(frames[:last], 1)]
+        size = len(envelope) + _bytes(needed)
+        if len(envelope) <= self._link.limit and size <= self._link.limit + MARGIN:
             # All get the last sequence: a call must not pass for unsent while a part of its page was sent.
             self._pages.append(([envelope, *needed], self._link.sequence))
         elif len(messages) == 1:
-            why = f"is {len(envelope)} bytes; {self._link.label} takes {self._link.limit}: send large values as bytes"
+            advice = "send large values as bytes" if len(envelope) > self._link.limit else "split them, or stream them"
+            why = f"is {size} bytes; {self._link.label} takes {self._link.limit}: {advice}"
             refused.append((messages[0], why))
         else:
             middle = len(messages) // 2
@@ -274,6 +278,10 @@ class Outbox:
     def _give_up(self, reason: str) -> None:
         self._pages.clear()
         self._link.give_up(reason)
+
+
+def _bytes(frames: list[Frame]) -> int:
+    return sum(frame.nbytes if isinstance(frame, memoryview) else len(frame) for frame in frames)
 
 
 def _follows(message: Message, refused: list[tuple[Message, str]]) -> bool:

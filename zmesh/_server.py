@@ -13,6 +13,7 @@ import traceback
 from bisect import bisect_left
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence, Sized
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from ._call import NO_METADATA
@@ -23,6 +24,7 @@ from ._core.timing import Average, Deadlines
 from ._introspection import BUILT_IN
 from ._link import Link
 from ._platform import Executor, clock_of
+from ._shares import FEW, LONG, Share
 from ._signature import ABSENT
 from ._slots import Slots
 from ._streams import Inlet, Outlet
@@ -45,13 +47,17 @@ __all__ = ["Handler", "Running", "Server"]
 _log = logging.getLogger("zmesh.server")
 
 _LATENCY_MEMORY: Final = 10.0  # seconds
-_SLICE: Final = 0.02  # seconds of handlers that do not wait, before the loop has another turn
+_SLICE: Final = 0.002  # seconds of handlers that do not wait, before the loop has another turn, and others are read
 _IDLE_WORKERS: Final = 64
 _TOGETHER: Final = 500  # calls of one method whose times are taken in at once, where no report does so before
 _BUCKETS: Final = 40  # up to 2**39 us, six days
 _EVERYTHING: Final = Admission()  # of methods that are never refused
 _EVERYTHING.free = sys.maxsize
 _LATE: Final = 0.125  # seconds in queues, here or on the way, that betray a stalled loop: half a heartbeat
+
+
+# What calls of a method wait for: who may join, the queue, and that of peers with few calls.
+_Lane = tuple[Admission, Sized, Sized]
 
 
 class Handler:
@@ -61,26 +67,27 @@ class Handler:
     """
 
     __slots__ = (
-        "admission", "calls", "direct", "dump_flat", "errors", "function", "histogram", "invoke", "queue", "schema",
-        "seconds", "slots", "took",
+        "admission", "calls", "direct", "dump_flat", "errors", "express", "function", "histogram", "invoke",
+        "queue", "schema", "seconds", "slots", "took",
     )  # fmt: skip
 
     def __init__(
         self,
         schema: MethodSchema,
         function: Callable[..., Any],
-        admission: Admission,
-        queue: Sized,
+        lane: _Lane,
         slots: Slots,
         *,
         direct: bool,
     ) -> None:
-        """admission, queue: of what its calls wait for. slots: of plain handlers, in threads or in processes. direct:
-        nothing stands between a call and its coroutine."""
+        """lane: what its calls wait for. slots: of plain handlers, in threads or in processes. direct: nothing stands
+        between a call and its coroutine."""
+        admission, queue, express = lane
         self.schema = schema
         self.slots = slots
         self.admission = admission
         self.queue = queue
+        self.express = express
         self.function = function
         self.direct = direct
         self.invoke, self.dump_flat = schema.invoke, schema.dump_flat
@@ -126,7 +133,7 @@ class Handler:
 class Running:
     """A call that this node serves. As an item of `Deadlines` it is called when its time is over.
 
-    What most calls never change is only on the class: setting it at each call costs more than all else here.
+    What most calls never change is only on the class: see `_client.Outgoing`.
     """
 
     bucket: dict[Callable[[], None], float] | None = None  # of the deadlines, once the handler waits
@@ -160,6 +167,8 @@ class Running:
         self.arguments = arguments
         self.arrived = arrived
         self.deadline = deadline
+        self.answered = self.over = self.waited = False
+        self.reply_metadata = None
 
     @property
     def rank(self) -> int:
@@ -180,7 +189,10 @@ class Running:
     def item_received(self, sequence: int, value: object) -> None:
         if self.inlet is None:
             raise ProtocolError(f"an item for {self.method.schema.path}, which takes no stream")
-        self.inlet.put(sequence, value)
+        if self.link.weight and (why := self.server.item_weighs(self.link)) is not None:
+            self.server.refuse(self, Code.RESOURCE_EXHAUSTED, why)
+        else:
+            self.inlet.put(sequence, value)
 
     def items_ended(self, items: int) -> None:
         if self.inlet is None:
@@ -286,14 +298,15 @@ class Server:
         processes: int,
         pool: ProcessPool | None,
         deadlines: Deadlines[Callable[[], None]],
-        catch_up: Callable[[], None],
+        catch_up: Callable[[float], None],
         node: Node,
         name: str,
         stepper: Stepper,
         interceptors: Sequence[Interceptor] = (),
         watch: Watch | None = None,
     ) -> None:
-        """catch_up: deliver every message that has arrived. pool: None where handlers for processes run in threads.
+        """catch_up: deliver what has arrived; told for how many seconds the loop stood still, as far as is known.
+        pool: None where handlers for processes run in threads.
         watch: of a secured node."""
         self.loop = asyncio.get_running_loop()
         self.time = clock_of(self.loop)
@@ -315,6 +328,10 @@ class Server:
         self._latency = Average(_LATENCY_MEMORY)
         self._queue_wait = Average(_LATENCY_MEMORY)
         self._queue: deque[Running] = deque()  # admitted, not begun
+        self._express: deque[Running] = deque()  # the same, of peers with few calls, where the queue is long
+        self._express_next = True
+        self._crowded = False  # since nobody waited here for the last time, a peer with many calls came
+        self._peer_calls = config.max_peer_calls
         target = config.queue_target
         self._lane = Admission(None, target)  # to the loop
         self._slots = Slots(threads, Admission(threads, target), self.time)
@@ -328,6 +345,7 @@ class Server:
         self._caught_up = -math.inf  # when all that had arrived was last read
         self._held_up = False  # calls came late: what came behind them is read before they begin
         self._ended = 0.0  # when a handler last ended
+        self._turned = 0.0  # when the loop last had a turn while calls were begun
         self._drained: asyncio.Event = asyncio.Event()
         self._cutting: asyncio.TimerHandle
         self.draining = False
@@ -337,20 +355,21 @@ class Server:
             for method in schema.methods.values():
                 handle: Method[..., Any] = getattr(type(instance), method.name)
                 slots = self._slots if handle.pool is None else self._processes
-                admission, queue = self._lane_of(method, slots)
                 direct = method.is_async and method.kind == "unary" and not interceptors
-                bound = handle.handler.__get__(instance)
-                self._handlers[method.path] = Handler(method, bound, admission, queue, slots, direct=direct)
+                lane, bound = self._lane_of(method, slots), handle.handler.__get__(instance)
+                self._handlers[method.path] = Handler(method, bound, lane, slots, direct=direct)
 
-    def _lane_of(self, method: MethodSchema, slots: Slots) -> tuple[Admission, Sized]:
-        """What calls of a method wait for, and the queue there."""
+    def _lane_of(self, method: MethodSchema, slots: Slots) -> _Lane:
+        """What calls of a method wait for, and the two queues there."""
         threaded = not method.is_async and not method.answers_stream
-        admission, queue = (slots.admission, slots.waiting) if threaded else (self._lane, self._queue)
+        lane: _Lane = (self._lane, self._queue, self._express)
+        if threaded:
+            lane = (slots.admission, slots.waiting, slots.express)
         if method.service == BUILT_IN or not self._config.admission:
-            return _EVERYTHING, ()
-        if admission not in self._lanes:
-            self._lanes.append(admission)
-        return admission, queue
+            return _EVERYTHING, (), ()
+        if lane[0] not in self._lanes:
+            self._lanes.append(lane[0])
+        return lane
 
     @property
     def in_flight(self) -> int:
@@ -365,6 +384,7 @@ class Server:
             handler is None
             or remaining <= 0
             or self._count + self._abandoned >= self._config.max_calls
+            or len(link.running) >= self._peer_calls
             or message[1] in link.running
             or (self.draining and link.dialed)  # a call back; who dialed us was told by DRAIN
         ):
@@ -384,12 +404,19 @@ class Server:
             running.more = message[6:]
             if len(message) > 8:
                 self.repeated += 1
-        if handler.schema.kind != "unary":
-            self._open_streams(running)
+        if link.weight or handler.schema.kind != "unary":
+            if (objection := self._shared(running)) is not None:
+                self._exhausted(link, message, objection)
+                return
+            if handler.schema.kind != "unary":
+                self._open_streams(running)
         link.running[running.number] = running
         self._count += 1
         # It starts behind the whole envelope: a cancel that came with it is seen first.
-        self._queue.append(running)
+        if len(self._queue) >= LONG and len(link.running) <= FEW:
+            self._express.append(running)
+        else:
+            self._queue.append(running)
         if not self._waking:
             self._wake()
 
@@ -399,14 +426,19 @@ class Server:
         handler = self._handlers.get(path)
         left: int = remaining - waited  # type: ignore[operator]
         calls: int = len(every)  # type: ignore[arg-type]
+        file = self._permissions
         if (
             handler is None
+            or (file is not None and (link.key, path) not in file.allowed)
             or left <= 0
             or self._count + self._abandoned + calls > self._config.max_calls
             or waited > _LATE * 1000
             or self.draining
             or handler.schema.kind != "unary"
             or len(handler.queue) + calls > handler.admission.free
+            or len(link.running) + calls > self._peer_calls
+            or (len(self._queue) >= LONG and len(link.running) <= FEW)
+            or link.weight
         ):
             for message in m.single([row]):
                 self.received(link, message, waited, now)
@@ -435,11 +467,39 @@ class Server:
         elif self.in_flight >= self._config.max_calls:
             text = f"{self._name!r} runs {self.in_flight} calls, its limit (Config.max_calls)"
             code = Code.RESOURCE_EXHAUSTED
+        elif len(link.running) >= self._peer_calls:
+            self._exhausted(link, message, f"{len(link.running)} calls of one peer, its limit (Config.max_peer_calls)")
+            return
         elif number in link.running:
             code, text = Code.INVALID_ARGUMENT, f"call {number} is running already"
         else:
             code, text = Code.UNAVAILABLE, f"{self._name!r} is leaving"
         link.fail(number, code, text, ran=False)
+
+    def _exhausted(self, link: Link, message: Message, why: str) -> None:
+        """A peer has its share: refuse a CALL, and the peer where it does not stop."""
+        number: int = message[1]  # type: ignore[assignment]
+        self.refused += 1
+        limit = why.rpartition("Config.")[2].rstrip(")")
+        link.limit_broken(limit, "calls were refused")
+        link.fail(number, Code.RESOURCE_EXHAUSTED, f"{self._name!r} does not take {message[2]}: {why}", ran=False)
+        flood = self._share_of(link).refused(message, self.time())
+        if flood is not None:
+            link.cut_off("max_peer_refusals", flood)
+
+    def _share_of(self, link: Link) -> Share:
+        share = link.share
+        if share is None:
+            share = link.share = Share(link, self._config)
+        return share
+
+    def _shared(self, running: Running) -> str | None:
+        """Count a call with much in it, or with a stream, to its peer; or why it is not taken."""
+        share, stream = self._share_of(running.link), running.method.schema.kind != "unary"
+        objection = share.objection(stream)
+        if objection is None:
+            share.took(running, stream)
+        return objection
 
     def _forbidden(self, link: Link, message: Message, file: PermissionFile) -> bool:
         """Whether a CALL is refused because its caller has no permission."""
@@ -456,6 +516,10 @@ class Server:
 
     def _turned_away(self, link: Link, message: Message, handler: Handler, remaining: int, now: float) -> bool:
         """Whether a CALL is refused because there is too much to do."""
+        if len(link.running) >= FEW:
+            self._crowded = True
+        elif self._crowded and len(handler.express) < FEW:
+            return False  # it does not stand behind those who have much
         refusal = handler.admission.admit(len(handler.queue), remaining / 1000, _rank_of(message[1], message[6:]), now)  # type: ignore[arg-type]
         if refusal is None:
             return False
@@ -477,6 +541,13 @@ class Server:
         if schema.answers_stream:
             running.outlet = Outlet(self.loop, answer=True)
             running.outlet.attach(link, number)
+
+    def item_weighs(self, link: Link) -> str | None:
+        """A large item has come: why its call cannot go on, or None."""
+        why = self._share_of(link).item()
+        if why is not None:
+            link.limit_broken("max_peer_memory", "an item of a stream was refused")
+        return why
 
     def refuse(self, running: Running, code: int, why: str) -> None:
         """End a call of which what came, or what is to be sent, cannot go on."""
@@ -515,9 +586,18 @@ class Server:
             len(link.running),
             None if latency is None else min(int(latency * 1e6), m.LIMIT),
             0 if wait is None else min(int(wait * 1e6), m.LIMIT),
-            self._level(),
+            self._level_for(link),
             m.DRAINING if self.draining else m.SERVING,
         ]
+
+    def _level_for(self, link: Link) -> int:
+        """The rank below which every call of a peer is refused: none where it has few, and others have too many."""
+        level = self._level()
+        if self._crowded and not any(lane.level or lane.standing for lane in self._lanes):
+            self._crowded = False
+        if self._crowded and len(link.running) < FEW > max(len(self._express), len(self._slots.express)):
+            return 0
+        return level
 
     def _sum_up(self, handler: Handler) -> None:
         """Take in how long calls of a method took."""
@@ -578,7 +658,7 @@ class Server:
     def stop(self) -> None:
         """Cancel what runs; take no more. Who was cancelled before goes on closing."""
         busy = {running.task for running in self._waiting}
-        for running in [*self._queue, *self._waiting]:
+        for running in [*self._queue, *self._express, *self._waiting]:
             if not running.answered:
                 self._stop(running)
         for worker in list(self.workers):
@@ -608,15 +688,16 @@ class Server:
         While one waits, another worker goes on with the queue. A worker whose task was cancelled has done its last
         call, as nothing of a cancellation may reach the next.
         """
-        queue, lane = self._queue, self._lane
+        queue, express, lane = self._queue, self._express, self._lane
         task = asyncio.current_task()
         assert task is not None
-        slice_ends = self.time() + _SLICE
+        self._turned = self.time()
+        slice_ends = self._turned + _SLICE
         try:
             while True:
                 self._waking = False
-                while queue:
-                    running = self._newest() if lane.newest_first else queue.popleft()
+                while queue or express:
+                    running = self._next() if express else self._newest() if lane.newest_first else queue.popleft()
                     lane.begun += 1
                     if running.over:  # cancelled before it began
                         continue
@@ -628,7 +709,8 @@ class Server:
                         return
                     if self._ended > slice_ends:  # heartbeats and timers have their turn
                         await asyncio.sleep(0)
-                        slice_ends = self.time() + _SLICE
+                        self._turned = self.time()
+                        slice_ends = self._turned + _SLICE
                 if lane.standing:
                     lane.emptied(self.time())
                 if len(self._idle) >= _IDLE_WORKERS:
@@ -636,10 +718,18 @@ class Server:
                 waiting = Waiter(self._stepper)
                 self._idle.append(waiting)
                 await waiting
-                slice_ends = self.time() + _SLICE
+                self._turned = self.time()
+                slice_ends = self._turned + _SLICE
         finally:
-            if queue and not self._waking:  # whatever ended this worker, the calls behind go on
+            if (queue or express) and not self._waking:  # whatever ended this worker, the calls behind go on
                 self._wake()
+
+    def _next(self) -> Running:
+        """The next call, while some are of peers with few: every other one is."""
+        self._express_next = not self._express_next or not self._queue
+        if self._express_next:
+            return self._express.popleft()
+        return self._newest() if self._lane.newest_first else self._queue.popleft()
 
     def _newest(self) -> Running:
         """The next call, where the newest goes first: those that came too early for it are told so."""
@@ -656,13 +746,15 @@ class Server:
         """Run a call up to where its handler first waits, and return what is left of it; None where it is over."""
         running.begun = True
         method = running.method
-        now = self.time()
+        time = self.time
+        now = time()
         if self._held_up or now - running.arrived > _LATE:
-            # The loop stood still before the call was read, or since: a cancel may lie unread behind it.
-            self._held_up = False
+            # The loop stood still before the call was read, or since: a cancel may lie unread behind it. Where the loop
+            # goes round, the call stood behind others: their flood has no end.
             if now - self._caught_up > _LATE:  # at each of many late calls, reading would keep the next from beginning
-                self._catch_up()
-                self._caught_up = self.time()
+                self._catch_up(now - max(self._turned, running.arrived))
+                self._caught_up = time()
+            self._held_up = False
         try:
             if running.answered:
                 raise asyncio.CancelledError
@@ -672,13 +764,14 @@ class Server:
             current.set(running)  # a plain `def` that returns an iterator runs right here
             coroutine: Coroutine[Any, Any, Any]
             if method.direct:
-                coroutine = method.invoke(method.function, running.arguments)
+                invoke = method.invoke
+                coroutine = invoke(method.function, running.arguments)
                 running.started = True
             else:
                 coroutine = self._coroutine(running)
             # Workers serve many calls: each runs in a context of its own, so that no variable leaks to the next. The
             # worker's has what services set when they were entered, and whose call this is.
-            context = contextvars.copy_context()
+            context = copy_context()
             try:
                 awaited = context.run(coroutine.send, None)
             except StopIteration as finished:
@@ -767,7 +860,7 @@ class Server:
         running.waited = True
         if running.deadline != math.inf:
             running.bucket = self._deadlines.add(running.deadline, running, now)
-        if self._queue and not self._waking:  # this worker waits: another goes on
+        if (self._queue or self._express) and not self._waking:  # this worker waits: another goes on
             self._wake()
         try:
             self._answer(running, await rest)
@@ -780,14 +873,15 @@ class Server:
         """A handler has returned. Raises Internal where the value does not fit its annotation."""
         method, link = running.method, running.link
         if not running.answered:
-            result = method.dump_flat(value) if running.outlet is None else value
-            if result is ABSENT or running.reply_metadata is not None:
+            dump, reply = method.dump_flat, link.reply_flat
+            result = dump(value) if method.direct or running.outlet is None else value
+            if result is not ABSENT and running.reply_metadata is None:
+                reply(running.number, result)
+            else:
                 schema = method.schema
                 if result is ABSENT:
                     result = schema.dump_result(value)
                 link.reply(running.number, result, running.reply_metadata, schema.buffers_in_result)
-            else:
-                link.reply_flat(running.number, result)
             self._answered(running)
         self._over(running)
 
@@ -813,7 +907,7 @@ class Server:
         """Run a plain `def` in a thread or a process. Cancelled, it leaves it its slot until the function returns."""
         slots = running.method.slots
         try:
-            await slots.acquire()
+            await slots.acquire(len(running.link.running) <= FEW)
         except asyncio.CancelledError:
             if self.time() >= running.deadline:
                 slots.admission.lost()
@@ -890,12 +984,13 @@ class Server:
             if running.bucket is not None:
                 running.bucket.pop(running, None)
         if running.started:
-            self._ended = now = self.time()
-            took = running.method.took
+            time, method = self.time, running.method
+            self._ended = now = time()
+            took = method.took
             took.append(now - running.arrived)
             if len(took) >= _TOGETHER:
-                self._sum_up(running.method)
-            if running.inlet is not None:
+                self._sum_up(method)
+            if not method.direct and running.inlet is not None:
                 running.inlet.close()
         if self.draining and not self._count:
             self._drained.set()

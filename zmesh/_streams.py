@@ -142,7 +142,7 @@ class Inlet(_Signal):
     ) -> None:
         """items, bytes: what may wait here at most, as our HELLO says. credit: sends credit for so many items."""
         super().__init__(loop)
-        self._items: deque[object] = deque()
+        self._items: deque[tuple[object, int]] = deque()  # each with its size
         self._window = ReceiveWindow(items, bytes)
         self._credit = credit
         self._telling = False  # whether credit leaves at the end of this turn
@@ -153,8 +153,9 @@ class Inlet(_Signal):
         """An item has come. Raises ProtocolError for one that may not."""
         if self.ended:
             raise ProtocolError("an item behind the end of its stream")
-        self._window.arrived(sequence, len(self._items))
-        self._items.append(value)
+        size = weigh(value)
+        self._window.arrived(sequence, len(self._items), size)
+        self._items.append((value, size))
         self.wake()
 
     def end(self, items: int) -> None:
@@ -170,14 +171,19 @@ class Inlet(_Signal):
         return len(self._items)
 
     @property
+    def size(self) -> int:
+        """Bytes that wait here."""
+        return self._window.waiting_bytes
+
+    @property
     def received(self) -> int:
         """How many have come in all."""
         return self._window.received
 
     def take(self) -> object:
         """The next item, which is there."""
-        value = self._items.popleft()
-        items = self._window.taken(weigh(value))
+        value, size = self._items.popleft()
+        items = self._window.taken(size)
         if items:
             self._credit(items)
         elif self.ended and not self._telling:  # from here on the sender counts how long the reader takes
@@ -195,4 +201,5 @@ class Inlet(_Signal):
         """The call is over: what was not read is dropped, and who waits is told."""
         self.closed = True
         self._items.clear()
+        self._window.waiting_bytes = 0
         self.wake()

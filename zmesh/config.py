@@ -71,10 +71,41 @@ class Config:
     """Whether INTERNAL errors carry the handler's traceback to the caller: helpful, and an information leak."""
 
     max_message: int = 64 * 1024 * 1024
-    """One frame on the wire at most; libzmq drops the connection of a peer that sends more."""
+    """One frame on the wire at most, and (1 MiB more) all frames of one message together. A peer that sends more loses
+    its connection; a message without an end would fill the memory."""
 
     max_calls: int = 10_000
     """Calls in flight on this node at most; more are refused before they run, and retried elsewhere by the caller."""
+
+    max_peer_calls: int = 8_000
+    """The same for one peer, on one link: four fifths of `max_calls`, so that whoever floods a node leaves room for
+    others, and more than any program keeps in flight to one node."""
+
+    max_peer_streams: int = 1_000
+    """Calls with a stream among them. Each holds windows and a task; a peer that watches a thousand things at once on
+    one node would better watch one list."""
+
+    max_peer_memory: int = 256 * 1024 * 1024
+    """Bytes of arguments and items that calls of one peer may hold here while they run: four values of the largest
+    size. A call that comes alone is taken whatever its size. Also what the connections of one address may have under
+    way in messages that are not complete."""
+
+    max_peer_refusals: int = 50_000
+    """Calls of one peer refused within 10 s because it had too many in flight; past it the link is closed. A program
+    that starts 50,000 calls at once on one node and is refused waits before it tries again, a flood does not."""
+
+    max_links_per_address: int = 512
+    """Connections from one IP address (on ipc: of one user). More than processes that use zmesh on one machine; where
+    a whole site comes through one address, raise it. The oldest that has said nothing yet makes room for the next."""
+
+    max_handshakes_per_second: int = 100
+    """New connections from one address, after a burst of 1,024. Nodes connect once and stay; the burst lets all
+    processes of a machine come back at once after this node restarted."""
+
+    penalty: float = 5.0
+    """Seconds for which an address gets no new connection after one of its own was cut off for a flood. Connections
+    that stand are not touched. Long enough that a flood costs little, short enough for a program that shares the
+    address."""
 
     admission: bool = True
     """Whether this node refuses, before they run, calls that would wait here longer than they have time. A node that is

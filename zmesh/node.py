@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
@@ -87,6 +87,23 @@ class Peer:
     round_trip: float | None
     capacity: float
     key: str | None = None
+
+
+@contextlib.contextmanager
+def told_to_stop() -> Iterator[asyncio.Event]:
+    """An event that SIGTERM and Ctrl-C set, where this is the main thread and the loop can watch signals."""
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    watched: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError, RuntimeError):
+                loop.add_signal_handler(number, stopped.set)
+                watched.append(number)
+    try:
+        yield stopped
+    finally:
+        for number in watched:
+            loop.remove_signal_handler(number)
 
 
 class Node:
@@ -192,20 +209,8 @@ class Node:
 
         A second signal while the node drains ends the process the ordinary way.
         """
-        loop = asyncio.get_running_loop()
-        stopped = asyncio.Event()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        watched: list[signal.Signals] = []
-        if threading.current_thread() is threading.main_thread():
-            for number in signals:
-                with contextlib.suppress(NotImplementedError, RuntimeError):
-                    loop.add_signal_handler(number, stopped.set)
-                    watched.append(number)
-        try:
+        with told_to_stop() as stopped:
             await stopped.wait()
-        finally:
-            for number in watched:
-                loop.remove_signal_handler(number)
 
     async def drain(self) -> None:
         """Leave the mesh as a server: take no new calls, finish those in flight, let every caller go. Bounded by
@@ -343,6 +348,8 @@ class Node:
             last one was for; the latency of each method in seconds.
         services: calls, and how many retries and hedges their budget has now.
         methods: retries, hedges, second attempts, and errors by code, of those that had any.
+        limits: how often somebody broke one, by its name, most of them settings of `Config`; "protocol": links closed
+            for what is not the protocol.
 
         refused_handshakes, refused_calls: of a secured node. refused_peers: of those that were refused lately, by the
             fingerprint of the key or by host: how many of each, from which address, and why the last time.
@@ -350,9 +357,9 @@ class Node:
 
         What a node served, `zmesh describe --stats` tells.
         """
-        stats = self._running().client.judge.stats()
-        watch = self._running().watch
-        return stats if watch is None else stats | watch.audit.stats()
+        hub = self._running()
+        stats = hub.client.judge.stats() | {"limits": dict(hub.transport.refusals.counts)}
+        return stats if hub.watch is None else stats | hub.watch.audit.stats()
 
     @property
     def peers(self) -> list[Peer]:

@@ -17,13 +17,15 @@ from pathlib import Path
 from zmesh._core.balance import make_policy
 from zmesh._core.members import Members
 
-from .figures import Measured, chart, table, write_between
+from ..figures import Measured, chart, put, table
 from .marks import MARKS, Summary, links_changed, summary_of
 from .play import play
 from .scenarios import ABLATED, PLAYED, SCENARIOS
 
 PAGE = Path(__file__).parents[2] / "docs" / "balancing.md"
 SEEDS, QUICK_SEEDS = 10, 2
+PICKED_FROM = (2, 10, 100, 1000)
+PICK, PICK_GROWS = 3.0, 2.0  # microseconds for one of 10; how many times as much for one of 1,000
 QUICK = 0.05  # of the calls
 Results = dict[tuple[str, str], list[Summary]]
 
@@ -119,29 +121,42 @@ def report_ages(results: Results) -> str:
     return table(["ms between reports", "`least_loaded`: p99", "reports believed as they came: p99"], rows)
 
 
-def pick_cost() -> str:
-    """Microseconds for one choice, the best of some rounds: others may use the machine."""
+def pick_costs(name: str) -> dict[int, float]:
+    """Microseconds for one choice by the number of peers, the best of some rounds: others may use the machine."""
     rng = random.Random(0)
-    rows: list[list[object]] = []
-    counts = (2, 10, 100, 1000)
-    for name in ("least_loaded", "least_request", "peak_ewma", "weighted", "round_robin", "random"):
-        row: list[object] = [f"`{name}`"]
-        for count in counts:
-            members: Members[object] = Members(lambda member, before: None, rng.random)
-            peers = [members.add(number.to_bytes(16, "big"), str(number), (), 0.0) for number in range(count)]
-            for peer in peers:
-                peer.observe("Lab.work", 0.0, 0.01 + 0.01 * rng.random())
-                peer.called_at = peer.reported_at = 0.0
-                peer.others = int(5 * rng.random())
-            choose, best = make_policy(name, rng).choose, float("inf")
-            for _ in range(40):
-                began = time.perf_counter()
-                for _ in range(500):
-                    choose(peers, "Lab.work", 1.0)
-                best = min(best, (time.perf_counter() - began) / 500 * 1e6)
-            row.append(f"{best:.1f}")
-        rows.append(row)
-    return table(["µs for a choice of", *(f"{count:,} peers" for count in counts)], rows)
+    costs = {}
+    for count in PICKED_FROM:
+        members: Members[object] = Members(lambda member, before: None, rng.random)
+        peers = [members.add(number.to_bytes(16, "big"), str(number), (), 0.0) for number in range(count)]
+        for peer in peers:
+            peer.observe("Lab.work", 0.0, 0.01 + 0.01 * rng.random())
+            peer.called_at = peer.reported_at = 0.0
+            peer.others = int(5 * rng.random())
+        choose, best = make_policy(name, rng).choose, float("inf")
+        for _ in range(40):
+            began = time.perf_counter()
+            for _ in range(500):
+                choose(peers, "Lab.work", 1.0)
+            best = min(best, (time.perf_counter() - began) / 500 * 1e6)
+        costs[count] = best
+    return costs
+
+
+def pick_cost() -> str:
+    """What a choice costs, with each policy."""
+    names = ("least_loaded", "least_request", "peak_ewma", "weighted", "round_robin", "random")
+    rows = [[f"`{name}`", *(f"{cost:.1f}" for cost in pick_costs(name).values())] for name in names]
+    return table(["µs for a choice of", *(f"{count:,} peers" for count in PICKED_FROM)], rows)
+
+
+def hold_pick() -> None:
+    """Print what a choice costs; ends with status 1 where the default costs more than it may."""
+    print(pick_cost())
+    costs = [pick_costs("least_loaded") for _ in range(5)]
+    few, many = (min(each[count] for each in costs) for count in (10, 1000))
+    print(f"least_loaded: {few:.2f} µs for one of 10, at most {PICK:g}; {many / few:.2f} times that for one of 1,000, "
+          f"at most {PICK_GROWS:g}")  # fmt: skip
+    sys.exit(0 if few <= PICK and many <= PICK_GROWS * few else 1)
 
 
 def plots(results: Results, folder: Path) -> None:
@@ -205,7 +220,10 @@ def main() -> None:
     options.add_argument(
         "--load", type=Path, metavar="FILE", help="write the page from what was kept, and play nothing"
     )
+    options.add_argument("--pick", action="store_true", help="only what a choice costs, on the terminal")
     given = options.parse_args()
+    if given.pick:
+        hold_pick()
     os.nice(10)
     if given.name:
         attempt(given.name)
@@ -228,7 +246,7 @@ def main() -> None:
 
 def publish(results: Results, seeds: int, seconds: float) -> None:
     """Write the page and its plots."""
-    write_between(PAGE, "lab", re.sub(r"\n{3,}", "\n\n", page(results, seeds, seconds)))
+    put(PAGE, "lab", re.sub(r"\n{3,}", "\n\n", page(results, seeds, seconds)))
     plots(results, PAGE.parent)
     print(marks(results))
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from zmesh._core.admission import LOTS, rank_of
+from zmesh._core.admission import DEFAULT_PRIORITY, LOTS, rank_of
 from zmesh._core.budget import Budget
 from zmesh._core.health import Outcome, outcome_of
 from zmesh._core.health import State as Wellness
@@ -38,6 +38,7 @@ class Caller:
         self.report_every = REPORT_EVERY
         self.heartbeat = HEARTBEAT
         self.attempts = 0
+        self.first_rank: Callable[[], int] = self.rank
         self._learn = getattr(policy, "learn", None)
         self._lots = world.random("lots")
         self._outcome = outcome
@@ -70,10 +71,14 @@ class Caller:
         self.members.tick(now)
         self.world.at(now + self.heartbeat, self._tick)
 
-    def call(self, work: float) -> None:
-        """Make a call."""
+    def rank(self, priority: int = DEFAULT_PRIORITY) -> int:
+        """Of a call that nothing came before."""
+        return rank_of(priority, int(self._lots.random() * LOTS))
+
+    def call(self, work: float, rank: int | None = None) -> Call:
+        """Make a call. rank: of the call that it follows, None where it is the first."""
         world = self.world
-        call = Call(self, world.now, work, rank_of(5, int(self._lots.random() * LOTS)))
+        call = Call(self, world.now, work, self.first_rank() if rank is None else rank)
         self.budget.calls += 1
         if self.timeout:
             world.at(world.now + self.timeout, self._expired, call)
@@ -84,9 +89,10 @@ class Caller:
             candidates = self._with_care(call, candidates)
             if not candidates:
                 self._settle(call, False)
-                return
+                return call
         member = candidates[self.policy.choose(candidates, METHOD, world.now) if len(candidates) > 1 else 0]
         self._attempt(call, member)
+        return call
 
     def _with_care(self, call: Call, candidates: Sequence[Member[Server]]) -> Sequence[Member[Server]]:
         """As `zmesh._judge` does: who is due for a probe gets it; who would refuse the call is spared."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from zmesh._core.admission import Admission
+from zmesh._core.admission import PRIORITIES, Admission
 from zmesh.errors import Code
 
 from .play import SERVICE_TIME, Scenario, Stage
@@ -254,6 +254,51 @@ _add(
 )
 title = "4 servers, load 0.8, 5 times their capacity for 5 s, timeout 1 s"
 _add(Scenario("spike", title, [1.0] * 4, 0.8, callers=8, calls=20_000, timeout=1.0, happens=_spike), ("least_loaded",))
+
+
+def _tasks(inherited: bool) -> Plan:
+    """A task is two calls, one after the other; what arrives is the first. It is done when both are answered. A rank is
+    drawn for each task, with any priority, and its second call inherits it; or, for comparison, for each call."""
+
+    def plan(stage: Stage) -> None:
+        _admission(stage)
+        world, warm_up = stage.world, stage.scenario.warm_up
+        work, priority = world.random("second calls").expovariate, world.random("priorities").randrange
+        seconds: dict[Call, float] = {}  # to when their tasks began
+        done = 0
+
+        def ended(call: Call, well: bool) -> None:
+            nonlocal done
+            began = seconds.pop(call, None)
+            if began is not None:
+                done += well and began >= warm_up
+            elif well:
+                world.at(world.now, follow, call)
+
+        def follow(call: Call) -> None:
+            caller = call.caller
+            rank = call.rank if inherited else caller.rank(priority(PRIORITIES))
+            seconds[caller.call(work(1.0 / SERVICE_TIME), rank)] = call.started
+
+        def share() -> None:
+            stage.outcome.notes["tasks"] = done / stage.outcome.seconds / (stage.scenario.capacity / 2.0)
+
+        for caller in stage.callers:
+            caller.first_rank = lambda caller=caller: caller.rank(priority(PRIORITIES))
+        stage.ended.append(ended)
+        stage.finish.append(share)
+
+    return plan
+
+
+for factor in (2.0, 5.0):
+    for name, how in (("tasks", "inherited"), ("tasks_by_lot", "drawn for each call")):
+        title = f"4 servers, {factor:g} times the tasks of two calls that they can do, timeout 1 s, priorities {how}"
+        scenario = Scenario(
+            f"{name}_{factor:g}", title, [1.0] * 4, factor / 2.0, callers=8, calls=int(8_000 * factor), warm_up=5.0,
+            timeout=1.0, happens=_tasks(how == "inherited"),
+        )  # fmt: skip
+        _add(scenario, ("least_loaded",))
 
 
 def _storm(stage: Stage) -> None:

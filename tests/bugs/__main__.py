@@ -1,4 +1,5 @@
-"""Apply each patch of this folder to a copy of the package and run the soak on it: it has to fail.
+"""Apply each patch of this folder to a copy of the package and run the soak on it, in the mix that the patch names: it
+has to fail.
 
 python -m tests.bugs [NAME...]       all of them, or those named, `lost_reply`
 """
@@ -25,7 +26,7 @@ def apply(patch: str, root: Path) -> None:
     Raises ValueError where it is not: the code has moved on, and the patch has to follow.
     """
     for part in re.split(r"^(?=--- a/)", patch, flags=re.MULTILINE)[1:]:
-        header, *hunks = re.split(r"^@@.*@@.*\n", part, flags=re.MULTILINE)
+        header, *hunks = re.split(r"^@@.*\n", part, flags=re.MULTILINE)
         target = re.search(r"^\+\+\+ b/(\S+)", header, flags=re.MULTILINE)
         if target is None:
             raise ValueError(f"no file is named in {header!r}")
@@ -52,9 +53,11 @@ def hunt(name: str, seeds: str = "0:100") -> tuple[bool, str]:
         root = Path(folder)
         for package in ("zmesh", "tests"):
             shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
-        apply((HERE / f"{name}.patch").read_text(encoding="utf-8"), root)
+        patch = (HERE / f"{name}.patch").read_text(encoding="utf-8")
+        apply(patch, root)
+        mix = re.search(r"^Mix: (\w+)$", patch, re.MULTILINE)
         done = subprocess.run(
-            [sys.executable, "-m", "tests.soak", "--seeds", seeds, "--stop"],
+            [sys.executable, "-m", "tests.soak", "--mix", mix[1] if mix else "streams", "--seeds", seeds, "--stop"],
             cwd=root,
             env={**os.environ, "PYTHONPATH": str(root)},
             capture_output=True,

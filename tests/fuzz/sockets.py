@@ -95,7 +95,8 @@ async def under_attack(inputs: int, seed: int = 1) -> Outcome:
     handler = _Errors(errors)
     logging.getLogger("zmesh").addHandler(handler)
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context)))
-    config = zmesh.Config.test().replace(idle_heartbeat=0.25)  # so that it notices soon who is gone
+    # So that it notices soon who is gone, and lets the same host come again and again.
+    config = zmesh.Config.test().replace(idle_heartbeat=0.25, max_handshakes_per_second=100_000)
     try:
         async with asyncio.timeout(SECONDS), attacked_node(config) as (node, echo, client):
             held = asyncio.create_task(client.client(Echo).options(timeout=SECONDS).hold())

@@ -1,4 +1,5 @@
-"""Hosts on one wire, made of network namespaces: each has an interface of its own on a bridge in one more namespace.
+"""Hosts on one wire, made of network namespaces: each has an interface of its own on a bridge in one more namespace, or
+on a switch of our own that loses and delays frames.
 
 The machine's own network is never touched: the bridge has no uplink, and nothing leaves it. Needs root, since making
 a network namespace does. Every namespace and process is gone when a `Network` is closed, also after a failure; what a
@@ -203,9 +204,12 @@ class Host:
 
 
 class Network:
-    """Hosts on one bridge, and the programs that run on them. A context manager; `directory` takes the logs."""
+    """Hosts on one bridge, and the programs that run on them. A context manager; `directory` takes the logs.
 
-    def __init__(self, hosts: int, directory: Path) -> None:
+    switched: on a switch of our own instead of the bridge, slower, whose ports can be made bad (`disturb`).
+    """
+
+    def __init__(self, hosts: int, directory: Path, *, switched: bool = False) -> None:
         serial = next(_serial)
         self.name = f"{_PREFIX}{os.getpid()}-{serial}"
         self.subnet = serial % 250
@@ -213,6 +217,9 @@ class Network:
         self.directory = directory
         self.hosts = [Host(self, number) for number in range(1, hosts + 1)]
         self.programs: list[Program] = []
+        self._switched = switched
+        self._switch: Program | None = None
+        self._settings = itertools.count(1)
         self._namespaces: list[str] = []
         self._logs = itertools.count(1)
 
@@ -221,11 +228,16 @@ class Network:
         atexit.register(self.close)
         try:
             self._make_namespace(self.name)
-            # Without snooping the bridge floods multicast, as a plain switch does.
-            _ip("-n", self.name, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
-            _ip("-n", self.name, "link", "set", "br0", "up")
             for host in self.hosts:
-                self._wire(host)
+                self._make_namespace(host.namespace)
+            if self._switched:
+                self._start_switch()
+            else:
+                self._wire_to_bridge()
+            for host in self.hosts:
+                host.ip("addr", "add", f"{host.ipv4}/24", "dev", "eth0")
+                host.ip("addr", "add", f"{host.ipv6}/64", "dev", "eth0", "nodad")
+                host.ip("link", "set", "eth0", "up")
         except BaseException:
             self.close()
             raise
@@ -237,9 +249,12 @@ class Network:
         self.close()
 
     def run(self, host: Host, argv: list[str], name: str, env: dict[str, str]) -> Program:
+        return self._run(host.namespace, argv, name, env)
+
+    def _run(self, namespace: str, argv: list[str], name: str, env: dict[str, str]) -> Program:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("ZMESH_")}
         program = Program(
-            ["ip", "netns", "exec", host.namespace, *argv],
+            ["ip", "netns", "exec", namespace, *argv],
             self.directory / f"{next(self._logs):02}-{name}.log",
             {**inherited, "PYTHONUNBUFFERED": "1", "ZMESH_MESH": self.mesh, **env},
         )
@@ -256,6 +271,13 @@ class Network:
         _ip("-n", self.name, "link", "set", host.port, "up")
         return time.monotonic()
 
+    def disturb(self, host: Host, *, loss_from: float = 0.0, loss_to: float = 0.0, delay: float = 0.0) -> float:
+        """Have a switched network lose a share of what comes from a host, and of what goes to it, and delay both by so
+        many seconds; without arguments it is well again. Returns the monotonic time."""
+        assert self._switch is not None, "a bridge loses and delays nothing"
+        self._switch.say(f"{self.hosts.index(host) + 1} {loss_from} {loss_to} {delay}")
+        return float(self._switch.wait_for(r"^SET \d+ (\S+)", count=next(self._settings))[1])
+
     def close(self) -> None:
         """Kill the programs, remove the namespaces. May be called again."""
         atexit.unregister(self.close)
@@ -270,15 +292,21 @@ class Network:
         self._namespaces.append(name)
         _ip("-n", name, "link", "set", "lo", "up")
 
-    def _wire(self, host: Host) -> None:
-        self._make_namespace(host.namespace)
-        # Both ends are made in their namespaces, so that the machine's own namespace never sees them.
-        ends = ["eth0", "netns", host.namespace, "type", "veth", "peer", "name", host.port, "netns", self.name]
-        _ip("link", "add", *ends)
-        _ip("-n", self.name, "link", "set", host.port, "master", "br0", "up")
-        host.ip("addr", "add", f"{host.ipv4}/24", "dev", "eth0")
-        host.ip("addr", "add", f"{host.ipv6}/64", "dev", "eth0", "nodad")
-        host.ip("link", "set", "eth0", "up")
+    def _wire_to_bridge(self) -> None:
+        # Without snooping the bridge floods multicast, as a plain switch does.
+        _ip("-n", self.name, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
+        _ip("-n", self.name, "link", "set", "br0", "up")
+        for host in self.hosts:
+            # Both ends are made in their namespaces, so that the machine's own namespace never sees them.
+            ends = ["eth0", "netns", host.namespace, "type", "veth", "peer", "name", host.port, "netns", self.name]
+            _ip("link", "add", *ends)
+            _ip("-n", self.name, "link", "set", host.port, "master", "br0", "up")
+
+    def _start_switch(self) -> None:
+        namespaces = [host.namespace for host in self.hosts]
+        argv = [sys.executable, "-m", "tests.net.programs.switch", *namespaces]
+        self._switch = self._run(self.name, argv, "switch", {})
+        self._switch.wait_for("^READY")
 
 
 def _ip(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""The rolling restart: three servers under load, each ended by SIGTERM in turn and started anew once it is gone."""
+"""The rolling restart: servers under load, each ended by SIGTERM in turn and started anew once it is gone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import signal
 import time
 from dataclasses import dataclass
 
-from .faults import read_runs
 from .figures import percentile
 from .namespaces import Network, Program, wait_until
 from .programs.openloop import Report
+from .servers import read_runs
 
-SERVERS = 3
 SERVICE_MS = 5.0
 # More than any machine needs for one restart; the load is told to stop when the last restart is done.
 SECONDS_A_RESTART = 30.0
@@ -44,7 +43,9 @@ class Rolled:
 
 
 def roll(network: Network, restarts: int, rate: float) -> Rolled:
-    """Restart one server after the other under `rate` calls/s of a method that is not idempotent."""
+    """Restart one server after the other under `rate` calls/s of a method that is not idempotent. The load is on the
+    last host, a server on each of the others."""
+    count = len(network.hosts) - 1
     started = 0
     files = {}
 
@@ -55,13 +56,13 @@ def roll(network: Network, restarts: int, rate: float) -> Rolled:
         file = files[f"{name}.{started}"] = network.directory / f"ran-{name}.{started}"
         return host.python("tests.net.programs.server", "--name", name, "--ran", str(file), name=f"{name}.{started}")
 
-    servers = {f"server-{number}": start(f"server-{number}") for number in range(1, SERVERS + 1)}
+    servers = {f"server-{number}": start(f"server-{number}") for number in range(1, count + 1)}
     for server in servers.values():
         server.wait_for("^READY")
     report = network.directory / "report"
-    client = network.hosts[SERVERS].python(
+    client = network.hosts[-1].python(
         "tests.net.programs.load",
-        *("--servers", str(SERVERS), "--method", "once", "--rate", str(rate)),
+        *("--servers", str(count), "--method", "once", "--rate", str(rate)),
         *("--seconds", str(restarts * SECONDS_A_RESTART), "--ms", str(SERVICE_MS), "--report", str(report)),
     )
     client.wait_for("^READY")
@@ -70,14 +71,14 @@ def roll(network: Network, restarts: int, rate: float) -> Rolled:
 
     statuses, drains = [], []
     for turn in range(restarts):
-        name = list(servers)[turn % SERVERS]
+        name = list(servers)[turn % count]
         told = servers[name].signal(signal.SIGTERM)
         statuses.append(servers[name].wait())
         drains.append(time.monotonic() - told)
         servers[name] = start(name)
         servers[name].wait_for("^READY")
         # The next one leaves when this one serves, as a careful operator (or Kubernetes) would have it.
-        wait_until_seen(client, name, incarnations=2 + turn // SERVERS)
+        wait_until_seen(client, name, incarnations=2 + turn // count)
     client.say("stop")
     client.wait_for("^DONE")
     for server in servers.values():

@@ -11,8 +11,9 @@ import signal
 import time
 from collections.abc import Callable
 
-from .faults import SERVICE_MS, Fault, Load, Schedule, read_runs, run, start_servers
+from .faults import SERVICE_MS, Fault, Load, run
 from .namespaces import Network, wait_until
+from .servers import read_runs, start_servers
 
 # The promise is 0.8 s; a call and its second attempt may each wait a little longer where the machine is busy.
 LOOSE_WORST_MS = 1500.0
@@ -47,7 +48,7 @@ def was_in_flight(planned: float, fault: Fault) -> bool:
 def test_faults_under_load(make_network: Callable[[int], Network]) -> None:
     # Both kinds of load share one play of the faults, each from a node of its own: the suite has minutes, not hours.
     network = make_network(4)
-    scenario = run(network, ["work", "once"], Schedule(), rate=150)
+    scenario = run(network, ["work", "once"], rate=150)
     idempotent, once = scenario.loads
     print(json.dumps([load.summary() for load in scenario.loads], indent=2))
 
@@ -61,6 +62,7 @@ def test_faults_under_load(make_network: Callable[[int], Network]) -> None:
             assert fault.dead is not None, fault
             assert fault.dead < LOOSE_DEAD, fault
         assert [fault.name for fault in load.faults if fault.back is not None] == ["cut", "stop"]
+        assert load.false_deaths == []
 
     assert idempotent.failed == []
     assert max(idempotent.answered_ms) < LOOSE_WORST_MS + SERVICE_MS

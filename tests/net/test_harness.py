@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from .namespaces import Network, wait_until
+from .namespaces import Network, Program, wait_until
 
 SERVE = """
 import socket, sys
@@ -19,9 +20,10 @@ while True:
     connection.sendall(b"hello")
 """
 CONNECT = """
-import socket, sys
+import socket, sys, time
+began = time.monotonic()
 connection = socket.create_connection((sys.argv[1], 7000), timeout=20)
-print("GOT", connection.recv(5).decode(), flush=True)
+print("GOT", connection.recv(5).decode(), "AFTER", time.monotonic() - began, flush=True)
 input()
 """
 
@@ -53,6 +55,27 @@ def test_a_cut_link_is_silent_until_it_is_mended(make_network: Callable[[int], N
     assert "GOT" not in program.output
     network.mend(server)
     program.wait_for("^GOT hello")
+
+
+def test_a_switch_loses_and_delays(tmp_path: Path, make_network: Callable[[int], Network]) -> None:
+    make_network(0)  # skips where there can be none
+    with Network(2, tmp_path, switched=True) as network:
+        server, client = network.hosts
+
+        def connect() -> Program:
+            return client.run(sys.executable, "-c", CONNECT, server.ipv4, name="connect")
+
+        server.run(sys.executable, "-c", SERVE, server.ipv4, name="serve").wait_for("^READY")
+        connect().wait_for("^GOT hello")
+        network.disturb(server, delay=0.1)
+        assert float(connect().wait_for(r"^GOT hello AFTER (\S+)")[1]) > 0.29, "three times the wire"
+        network.disturb(server, loss_from=1.0)
+        program = connect()
+        wait_until(lambda: "SYN-SENT" in client.sockets() or None, 10.0, lambda: f"an attempt: {client.sockets()}")
+        wait_until(lambda: "SYN-RECV" in server.sockets() or None, 10.0, lambda: f"it comes: {server.sockets()}")
+        assert "GOT" not in program.output
+        network.disturb(server)
+        program.wait_for("^GOT hello")
 
 
 def test_nothing_stays_behind(make_network: Callable[[int], Network]) -> None:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .faults import read_runs, start_servers
 from .namespaces import Network, Program
 from .programs.openloop import Outcome, Report
+from .servers import read_runs, start_servers
 
 
 def start_asking(network: Network, report: Path, *arguments: str) -> Program:

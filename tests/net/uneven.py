@@ -11,8 +11,17 @@ from .programs.openloop import Report
 
 FACTORS = {"server-1": 10.0, "server-2": 1.0, "server-3": 10.0, "server-4": 1.0}
 AT_ONCE = 4
-SERVICE_MS = 20.0
-RATE = 264.0  # 60 % of what the four can do
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How long a call takes at a fast server, and how many come in a second: 60 % of what the four can do."""
+
+    service_ms: float
+    rate: float
+
+
+SETTINGS = {"A": Setting(5.0, 1056.0), "B": Setting(20.0, 264.0)}
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Outcomes:
         }
 
 
-def run_zmesh(network: Network, seconds: float) -> Outcomes:
+def run_zmesh(network: Network, setting: Setting, seconds: float) -> Outcomes:
     servers = [
         host.python(
             "tests.net.programs.server",
@@ -58,10 +67,10 @@ def run_zmesh(network: Network, seconds: float) -> Outcomes:
     ]
     for server in servers:
         server.wait_for("^READY")
-    return _load(network, "zmesh", servers, seconds, "load", ["--servers", "4", "--method", "once"])
+    return _load(network, "zmesh", servers, setting, seconds, "load", ["--servers", "4", "--method", "once"])
 
 
-def run_reference(network: Network, seconds: float) -> Outcomes:
+def run_reference(network: Network, setting: Setting, seconds: float) -> Outcomes:
     """A DEALER to each server and the client's own count of outstanding calls."""
     servers = [
         host.python(
@@ -74,17 +83,24 @@ def run_reference(network: Network, seconds: float) -> Outcomes:
     for server in servers:
         server.wait_for("^READY")
     addresses = [argument for host in network.hosts[:4] for argument in ("--server", f"tcp://{host.ipv4}:7000")]
-    return _load(network, "fewest outstanding", servers, seconds, "reference_load", addresses)
+    return _load(network, "fewest outstanding", servers, setting, seconds, "reference_load", addresses)
 
 
 def _load(
-    network: Network, system: str, servers: list[Program], seconds: float, program: str, arguments: list[str]
+    network: Network,
+    system: str,
+    servers: list[Program],
+    setting: Setting,
+    seconds: float,
+    program: str,
+    arguments: list[str],
 ) -> Outcomes:
     report = network.directory / f"report-{program}"
     client = network.hosts[4].python(
         f"tests.net.programs.{program}",
         *arguments,
-        *("--rate", str(RATE), "--seconds", str(seconds), "--ms", str(SERVICE_MS), "--report", str(report)),
+        *("--rate", str(setting.rate), "--seconds", str(seconds)),
+        *("--ms", str(setting.service_ms), "--report", str(report)),
     )
     client.wait_for("^READY")
     client.say("start")

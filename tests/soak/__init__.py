@@ -16,8 +16,18 @@ Each seed belongs to one of three profiles, which promise more the less they bre
   should, or with the node that was hit.
 - drains: servers restart as they should, one after the other. Every call is answered, every stream is whole, and each
   runs exactly once.
+
+    python -m tests.soak --mix policies --seeds 0:10000
+
+is the other mix: small meshes under every balancing policy, see `policies`.
 """
 
+from collections.abc import Callable
+from typing import Final
+
+from . import policies
 from .run import PROFILES, Result, hash_elsewhere, run, run_many
 
-__all__ = ["PROFILES", "Result", "hash_elsewhere", "run", "run_many"]
+__all__ = ["MIXES", "PROFILES", "Result", "hash_elsewhere", "run", "run_many"]
+
+MIXES: Final[dict[str, Callable[..., Result]]] = {"streams": run, "policies": policies.run}

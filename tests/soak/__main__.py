@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from . import Result, hash_elsewhere, run, run_many
+from . import MIXES, Result, hash_elsewhere, run_many
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,15 +16,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", default="0:200", help="FIRST:LAST, the last not included (default 0:200)")
     parser.add_argument("--seed", type=int, help="run this one alone, here")
     parser.add_argument("--trace", action="store_true", help="with --seed: print what happened")
+    parser.add_argument("--mix", choices=list(MIXES), default="streams")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
     options = parser.parse_args(arguments)
     began = time.perf_counter()
     if options.seed is not None:
-        results: Iterator[Result] = iter([run(options.seed, keep_trace=options.trace)])
+        results: Iterator[Result] = iter([MIXES[options.mix](options.seed, keep_trace=options.trace)])
     else:
         first, _, last = options.seeds.partition(":")
-        results = run_many(range(int(first), int(last)), options.processes)
+        results = run_many(range(int(first), int(last)), options.processes, MIXES[options.mix])
     failed: list[int] = []
     calls = streams = count = 0
     profiles: set[str] = set()
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
                     close()
                 break
     if failed and not options.stop:
-        again = {hash_elsewhere(failed[0], hash_seed) for hash_seed in (1, 2)}
+        again = {hash_elsewhere(failed[0], hash_seed, options.mix) for hash_seed in (1, 2)}
         print(f"seed {failed[0]} run again in two other processes: {'the same' if len(again) == 1 else 'DIFFERENT'}")
     told = ", ".join(f"{name} {number}" for name, number in sorted(outcomes.items()))
     seconds = time.perf_counter() - began

@@ -80,6 +80,7 @@ class Ledger:
     now: Callable[[], float]
     calls: list[Record] = field(default_factory=list)
     runs: dict[str, list[str]] = field(default_factory=dict)  # token to the incarnations that ran it
+    raised: set[str] = field(default_factory=set)  # tokens whose handler said UNAVAILABLE; asked, never iterated over
     opened: dict[str, list[Opened]] = field(default_factory=dict)  # by token
     frozen: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by host
     harmed: list[tuple[str, float, float]] = field(default_factory=list)  # whom `single` harmed, from when to when

@@ -27,7 +27,7 @@ from .faults import Faults
 from .ledger import PROFILES, Ledger, Profile
 from .streams import StreamRecord, Streams
 
-__all__ = ["PROFILES", "Result", "hash_elsewhere", "run", "run_many"]
+__all__ = ["PROFILES", "Result", "hash_elsewhere", "play", "run", "run_many"]
 
 SERVERS: Final = 7
 CLIENTS: Final = 3
@@ -203,6 +203,7 @@ class Run:
                 self.ledger.complain("all is well again, but", record)
 
     def judge(self) -> None:
+        """What must be true of all calls, when all are over."""
         ledger = self.ledger
         for record in ledger.calls:
             if record.ends > 1:
@@ -226,7 +227,7 @@ class Result:
     """What a seed came to."""
 
     seed: int
-    profile: Profile
+    profile: str  # or mood
     calls: int
     streams: int  # of those
     outcomes: dict[str, int]
@@ -245,12 +246,17 @@ def run(seed: int, *, keep_trace: bool = False) -> Result:
     profile = profile_of(seed)
     chooser = random.Random(f"soak {seed}")
     link = Link() if profile != "chaos" else chooser.choice((Link(), Link(delay=0.01, jitter=0.02), Link(loss=0.02)))
+    return play(seed, profile, lambda mesh: Run(mesh, profile), link, keep_trace=keep_trace)
+
+
+def play(seed: int, profile: str, make: Callable[[Mesh], Run], link: Link, *, keep_trace: bool) -> Result:
+    """Run what `make` makes of a mesh."""
     runs: list[Run] = []
     trace: list[str] = []
     digest = hashlib.blake2b(digest_size=16)
 
     async def main(mesh: Mesh) -> None:
-        current = Run(mesh, profile)
+        current = make(mesh)
         runs.append(current)
         try:
             await current.main()
@@ -287,7 +293,7 @@ def _explain(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def run_many(seeds: range, processes: int) -> Iterator[Result]:
+def run_many(seeds: range, processes: int, run: Callable[[int], Result] = run) -> Iterator[Result]:
     """Run many seeds, on several cores. Closing the iterator gives up the rest."""
     pool = concurrent.futures.ProcessPoolExecutor(processes)
     try:
@@ -296,9 +302,9 @@ def run_many(seeds: range, processes: int) -> Iterator[Result]:
         pool.shutdown(cancel_futures=True)
 
 
-def hash_elsewhere(seed: int, hash_seed: int) -> str:
+def hash_elsewhere(seed: int, hash_seed: int, mix: str = "streams") -> str:
     """The trace hash of a seed, run in another process with another PYTHONHASHSEED."""
-    program = f"from tests.soak import run; print(run({seed}).trace_hash)"
+    program = f"from tests.soak import MIXES; print(MIXES[{mix!r}]({seed}).trace_hash)"
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=120

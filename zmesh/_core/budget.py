@@ -73,13 +73,14 @@ class Budget:
 
 class _Bucket:
     """Fills by a share of the calls or with time, whichever is more, up to what ten seconds of that are; twice a
-    second."""
+    second. What time gave beyond the share is paid back where calls become many: else the first ten seconds' worth,
+    which is there from the start, would come on top of the share."""
 
-    __slots__ = ("_calls", "_floor", "_share", "_tokens", "_when")
+    __slots__ = ("_calls", "_floor", "_lent", "_share", "_tokens", "_when")
 
     def __init__(self, share: float, floor: float, now: float) -> None:
         self._share, self._floor = share, floor
-        self._tokens = floor * Budget.WINDOW
+        self._tokens = self._lent = floor * Budget.WINDOW
         self._calls, self._when = 0, now
 
     def fill(self, calls: int, lately: float, now: float) -> float:
@@ -87,7 +88,14 @@ class _Bucket:
         if now - self._when < 0.5:  # in small steps the larger of both would come close to their sum
             return self._tokens
         most = max(self._share * lately, self._floor * Budget.WINDOW)
-        more = max(self._share * (calls - self._calls), self._floor * (now - self._when))
+        more, least = self._share * (calls - self._calls), self._floor * (now - self._when)
+        if more > least:
+            repaid = min(self._lent, more - least)
+            self._lent -= repaid
+            more -= repaid
+        else:
+            self._lent = min(self._lent + least - more, self._floor * Budget.WINDOW)
+            more = least
         self._tokens = min(max(self._tokens, -most) + more, most)  # debts end as well
         self._calls, self._when = calls, now
         return self._tokens

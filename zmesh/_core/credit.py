@@ -86,7 +86,7 @@ class ReceiveWindow:
     """The receiver's side: checks what comes, and says when credit is due: at half a window, so that the sender
     neither waits for it nor is told of every item."""
 
-    __slots__ = ("_bytes", "_items", "_taken", "_taken_bytes", "received")
+    __slots__ = ("_bytes", "_items", "_taken", "_taken_bytes", "received", "waiting_bytes")
 
     def __init__(self, items: int, bytes: int) -> None:
         self._items = items
@@ -94,8 +94,9 @@ class ReceiveWindow:
         self._taken = 0  # items that no credit was given for yet
         self._taken_bytes = 0
         self.received = 0
+        self.waiting_bytes = 0  # of items that are not taken yet
 
-    def arrived(self, sequence: int, waiting: int) -> None:
+    def arrived(self, sequence: int, waiting: int, size: int) -> None:
         """An item has come, and `waiting` others are not taken yet. Raises ProtocolError for one too many, or where
         one is missing."""
         self.received += 1
@@ -103,11 +104,15 @@ class ReceiveWindow:
             raise ProtocolError(f"item {sequence} of a stream came where {self.received} was due")
         if waiting + self._taken >= self._items:
             raise ProtocolError(f"more than the {self._items} items that a stream may have under way")
+        if self.waiting_bytes + self._taken_bytes >= 2 * self._bytes:  # twice: some values weigh more here than there
+            raise ProtocolError(f"more than the {self._bytes} bytes that a stream may have under way")
+        self.waiting_bytes += size
 
     def taken(self, size: int) -> int:
         """The reader took an item: for how many to give credit now; mostly 0."""
         self._taken += 1
         self._taken_bytes += size
+        self.waiting_bytes -= size
         if self._taken * 2 < self._items and self._taken_bytes * 2 < self._bytes:
             return 0
         return self.rest()

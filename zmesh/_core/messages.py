@@ -42,6 +42,7 @@ DRAINING: Final = 1
 
 LIMIT: Final = 0x7FFF_FFFF  # the largest integer on the wire, and the modulus (plus one) of call numbers and clocks
 MAX_ROW: Final = 1024  # calls, or answers, of one CALLS or REPLIES
+MAX_CALLS: Final = 64  # of one envelope: what is begun before others have their turn; zmesh itself puts 32 into one
 DEFAULT_ITEMS: Final = 16  # of one stream under way, to a node that does not say how many it holds
 DEFAULT_ITEM_BYTES: Final = 65_536
 ARGUMENT_TYPES: Final = (dict, list)
@@ -185,7 +186,10 @@ MAX_NAME: Final = 128
 def printable(text: object, length: int = MAX_NAME) -> str:
     """What people will see on a terminal: nothing that steers it, and not too much."""
     assert isinstance(text, str)
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:length])
+    text = text[:length]
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _limit(limits: object, key: str, default: int = LIMIT) -> int:
@@ -367,6 +371,18 @@ def check(message: object) -> int:
     if not fits:
         raise ProtocolError(f"{NAMES[kind]} has fields of the wrong number or type: {brief(message, 120)}")
     return kind
+
+
+def count_calls(messages: list[object]) -> int:
+    """How many calls an envelope has. A row that is too long is refused as one."""
+    calls = 0
+    for each in messages:
+        if type(each) is list and each and type(each[0]) is int:
+            if each[0] == CALL:
+                calls += 1
+            elif each[0] == CALLS and len(each) > 4 and _row(each[4]):
+                calls += len(each[4])
+    return calls
 
 
 def single(messages: list[Message]) -> list[Message]:

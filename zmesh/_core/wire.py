@@ -19,7 +19,7 @@ from .messages import LIMIT, Message, ProtocolError, brief
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Frame", "decode", "encode", "externalize", "frames_of", "is_plain", "lasting"]
+__all__ = ["MARGIN", "Frame", "decode", "encode", "externalize", "frames_of", "is_plain", "lasting"]
 
 Frame = bytes | memoryview
 
@@ -40,6 +40,7 @@ MAX_DEPTH: Final = 64  # nesting of containers in a value; far above what people
 _ENVELOPE_DEPTH: Final = 8  # what an envelope, a message and a tagged array add to it
 MAX_MESSAGES: Final = 1024  # in one envelope
 MAX_FRAMES: Final = 256  # behind one envelope
+MARGIN: Final = 1024 * 1024  # bytes that all frames of an envelope may have together beyond the largest single one
 
 _SCALARS: Final = frozenset((str, int, float, bool, type(None)))
 _CONTAINERS: Final = frozenset((dict, list, tuple))

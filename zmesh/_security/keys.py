@@ -27,6 +27,7 @@ __all__ = [
     "read_private",
     "read_public",
     "read_secret",
+    "read_text",
     "write_private",
     "write_public",
     "write_secret",
@@ -130,7 +131,8 @@ def derive(secret: str) -> KeyPair:
 # -- files
 
 
-def _read(path: str | os.PathLike[str], what: str, *, private: bool) -> str:
+def read_text(path: str | os.PathLike[str], what: str, *, private: bool, limit: int = _FILE_LIMIT) -> str:
+    """A file that others may not change, nor, where it is private, read. what: for messages. limit: in bytes."""
     try:
         with open(path, "rb", opener=_open) as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -138,11 +140,13 @@ def _read(path: str | os.PathLike[str], what: str, *, private: bool) -> str:
                 raise ValueError(f"{path}: this is no file")
             if private and os.name == "posix" and mode & 0o077:
                 raise ValueError(f"{path}: others can read this {what} (mode {mode & 0o777:04o}): chmod 600 {path}")
-            raw = file.read(_FILE_LIMIT + 1)
+            if os.name == "posix" and mode & stat.S_IWOTH:
+                raise ValueError(f"{path}: anybody can write to this {what}: chmod o-w {path}")
+            raw = file.read(limit + 1)
     except OSError as error:
         raise ValueError(f"{path}: cannot read this {what}: {error.strerror}") from None
-    if len(raw) > _FILE_LIMIT:
-        raise ValueError(f"{path}: this is no {what}: it is larger than {_FILE_LIMIT} bytes")
+    if len(raw) > limit:
+        raise ValueError(f"{path}: this is no {what}: it is larger than {limit} bytes")
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -156,7 +160,7 @@ def _open(path: str, flags: int) -> int:
 
 def _fields(path: str | os.PathLike[str], what: str, *, private: bool) -> dict[str, object]:
     try:
-        return tomllib.loads(_read(path, what, private=private))
+        return tomllib.loads(read_text(path, what, private=private))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: this is no {what}: {error}") from None
 
@@ -189,7 +193,7 @@ def read_public(path: str | os.PathLike[str]) -> str:
 
 def read_secret(path: str | os.PathLike[str]) -> KeyPair:
     """The pair that the mesh secret in a file gives."""
-    text = _read(path, "secret file", private=True)
+    text = read_text(path, "secret file", private=True)
     try:
         return derive(text)
     except ValueError as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from typing import Final
 
+from .keys import read_text
 from .permissions import Decision, Permissions
 from .trust import TrustFolder
 
@@ -21,22 +21,7 @@ _Stamp = tuple[int, int, int]  # of a file: inode, size, time of its last change
 
 def read_permissions(path: str | os.PathLike[str]) -> Permissions:
     """Raises ValueError, which names the file, where it cannot be used."""
-    try:
-        with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise ValueError(f"{path}: this is no file")
-            if os.name == "posix" and mode & stat.S_IWOTH:
-                raise ValueError(f"{path}: anybody can write to this permission file: chmod o-w {path}")
-            raw = file.read(_FILE_LIMIT + 1)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot read this permission file: {error.strerror}") from None
-    if len(raw) > _FILE_LIMIT:
-        raise ValueError(f"{path}: this is no permission file: it is larger than {_FILE_LIMIT} bytes")
-    try:
-        return Permissions.parse(raw.decode(), os.fspath(path))
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: this is no permission file: it is not text") from None
+    return Permissions.parse(read_text(path, "permission file", private=False, limit=_FILE_LIMIT), os.fspath(path))
 
 
 class PermissionFile:
@@ -49,17 +34,24 @@ class PermissionFile:
         """folder: who is who; None where all have one key."""
         self.path = path
         self.allowed: set[tuple[str | None, str]] = set()
+        self._denied: dict[tuple[str | None, str], Decision] = {}  # a flood of calls is not decided each time
         self._folder = folder
         self._names = None if folder is None else folder.names
         self._read = self._seen = _stamp(path)
         self._use(read_permissions(path))
 
     def decide(self, key: str | None, path: str) -> Decision:
-        """Whether the holder of a key may call a method. path: of one that is served, so that `allowed` is bounded."""
+        """Whether the holder of a key may call a method. path: of one that is served, so that what is remembered is
+        bounded."""
+        denied = self._denied.get((key, path))
+        if denied is not None:
+            return denied
         names = () if self._folder is None or key is None else self._folder.keys.get(key, ())
         decision = self.permissions.decide(key, names, path)
         if decision.allowed:
             self.allowed.add((key, path))
+        else:
+            self._denied[key, path] = decision
         return decision
 
     def told(self, decision: Decision) -> str:
@@ -71,7 +63,7 @@ class PermissionFile:
         once, and the old rules stay."""
         if self._folder is not None and self._folder.names is not self._names:
             self._names = self._folder.names
-            self.allowed.clear()
+            self._forget()
         stamp, before = _stamp(self.path), self._seen
         self._seen = stamp
         if stamp == self._read or stamp != before:  # one that is being written is read when it has come to rest
@@ -87,12 +79,16 @@ class PermissionFile:
 
     def _use(self, permissions: Permissions) -> None:
         self.permissions = permissions
-        self.allowed.clear()
+        self._forget()
         if self._folder is not None:
             unknown = sorted(permissions.names() - self._folder.names.keys())
             if unknown:
                 names = ", ".join(unknown[:10])
                 _log.warning("%s names callers that %s does not have: %s", self.path, self._folder.path, names)
+
+    def _forget(self) -> None:
+        self.allowed.clear()
+        self._denied.clear()
 
 
 def _stamp(path: str | os.PathLike[str]) -> _Stamp | None:

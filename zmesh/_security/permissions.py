@@ -68,7 +68,7 @@ class Permissions:
         """source: the file's name, for messages. Raises ValueError that names it, the entry and what was wrong."""
         try:
             content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ValueError(f"{source}: no TOML: {error}") from None
         if not content:
             raise ValueError(f"{source}: is empty; to deny every call, write [allow] and nothing below it")

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from .._refusals import Refusals
+
 __all__ = ["Accept", "Channel", "Frame", "Gate", "Handler", "Sent", "Transport", "check_address", "host_of"]
 
 Frame = bytes | memoryview
@@ -62,6 +64,9 @@ class Channel(Protocol):
     def close(self, linger: float = 0.0) -> None:
         """End the connection; what was taken may still leave for `linger` seconds. No callback comes after."""
 
+    def penalize(self) -> None:
+        """Who made this connection floods: take no new one from its address for `Config.penalty` seconds."""
+
     def hang_up(self) -> None:
         """Close, and end an accepted connection for the other side, too, at once: `close` leaves that to the other
         side. Only to be trusted after `Handler.received`."""
@@ -96,6 +101,9 @@ Accept = Callable[[Channel], Handler]
 class Transport(Protocol):
     """What a node needs of a network."""
 
+    refusals: Refusals
+    """What it refused. Limits that others hold are noted there, too."""
+
     def listen(self, address: str, accept: Accept) -> str:
         """Listen at a ZeroMQ-style address (`tcp://host:port`, port 0 or `*`: any) and return the real one.
 
@@ -106,8 +114,9 @@ class Transport(Protocol):
         """Start to connect. key: what the other side must prove to own, where this node is secured. Raises ValueError
         for an address that is no address."""
 
-    def poll(self) -> None:
-        """Deliver now everything that has arrived (used after a local pause, before anything is judged)."""
+    def poll(self, seconds: float) -> None:
+        """Deliver now everything that has arrived (used after a local pause, before anything is judged). A flood has no
+        end: for so long at the most, each of those who are connected in turn."""
 
     def close(self) -> None:
         """Close all channels and listeners. Bounded; no callback comes after."""

@@ -19,7 +19,7 @@ import zmq.utils.z85
 
 from . import PLAIN_STRANGER, WRONG_SERVER, Gate
 
-__all__ = ["Connection", "InboxWatch", "Zap", "close_context", "peer_of", "public_of", "secure"]
+__all__ = ["Descriptor", "InboxWatch", "Zap", "close_context", "peer_of", "public_of", "secure", "why_failed"]
 
 _DOMAIN: Final = b"zmesh"
 _ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
@@ -118,8 +118,16 @@ class Zap(_Watched):
             self._gate.refused(_host(address.decode(errors="replace")), key, why)
 
 
+def why_failed(value: int) -> str:
+    """What libzmq's code of a failed handshake means."""
+    if value == MECHANISM_MISMATCH:
+        return PLAIN_STRANGER
+    return WRONG_SERVER if value == _CRYPTOGRAPHIC else f"its ZMTP handshake is wrong (0x{value:08x})"
+
+
 class InboxWatch(_Watched):
-    """Hears of handshakes that fail before ZAP is asked: who speaks without CURVE, or not to this node's key.
+    """Where there is no `guard`: hears of handshakes that fail before ZAP is asked, of who speaks without CURVE, or not
+    to this node's key.
 
     Of such a failure libzmq tells no address. It tells the descriptor, right behind it, as the connection ends; whose
     that was is noted when it is accepted. A handshake that is broken off is no refusal: a node that dials several
@@ -140,13 +148,7 @@ class InboxWatch(_Watched):
             if len(self._who) < _MOST_CONNECTIONS:
                 self._who[value] = _who(value)
         elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-            self._failure = (
-                PLAIN_STRANGER
-                if value == MECHANISM_MISMATCH
-                else WRONG_SERVER
-                if value == _CRYPTOGRAPHIC
-                else f"its ZMTP handshake is wrong (0x{value:08x})"
-            )
+            self._failure = why_failed(value)
         elif kind == zmq.EVENT_DISCONNECTED:
             who, why, self._failure = self._who.pop(value, "?"), self._failure, None
             if why is not None:
@@ -182,7 +184,7 @@ def _host(address: str) -> str:
     return "this host" if address.startswith("localhost") else address.removeprefix("::ffff:")
 
 
-class Connection:
+class Descriptor:
     """An accepted connection as the kernel has it: its descriptor, and what tells it from one that takes its number."""
 
     __slots__ = ("_descriptor", "_inode")
@@ -192,7 +194,7 @@ class Connection:
         self._inode = _inode(descriptor)
 
     @classmethod
-    def of(cls, frame: zmq.Frame) -> Connection:
+    def of(cls, frame: zmq.Frame) -> Descriptor:
         """That by which a frame came."""
         try:
             return cls(int(frame.get(zmq.SRCFD)))

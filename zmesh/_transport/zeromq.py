@@ -15,15 +15,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import re
+import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
 import zmq
 import zmq.utils.monitor
 
+from .._refusals import Refusals
 from ..config import Config
 from . import (
     BROKEN_OFF,
@@ -40,7 +45,8 @@ from . import (
     check_address,
     host_of,
 )
-from .curve import MECHANISM_MISMATCH, Connection, InboxWatch, Zap, close_context, peer_of, secure
+from .curve import MECHANISM_MISMATCH, Descriptor, InboxWatch, Zap, close_context, peer_of, secure, why_failed
+from .guard import Connection, Guard
 
 __all__ = ["ZeroMQTransport"]
 
@@ -48,7 +54,11 @@ _log = logging.getLogger("zmesh.transport")
 
 _NEVER: Final = 1_000_000_000  # ms; as a reconnection interval: never (-1 would discard what has arrived)
 _MAX_SOCKETS: Final = 65_535  # a link needs three (DEALER and its monitor's pair); libzmq's default is 1,023
-_QUEUE: Final = 1_000  # envelopes per connection and direction, libzmq's default; each carries many messages
+_QUEUE: Final = 1_000  # envelopes that wait to be sent on a connection, libzmq's default; each carries many messages
+_DRAIN: Final = 0.02  # seconds for which one is read that has much under way
+_LAST_LOOK: Final = 5.0  # seconds for what a peer had sent when its connection ended
+_LAST_WORDS: Final = 0.5  # seconds that a connection which we end has to take what was sent last
+_IGNORED: Final = 1_000  # connections that cannot be ended and are ignored instead
 _ENVELOPES_A_TURN: Final = 4  # taken from one socket, and answered, before timers and other sockets get their turn
 _EVENTS: Final = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -116,6 +126,7 @@ class ZeroMQTransport:
             )
         self._loop = loop
         self._config = config
+        self.refusals = Refusals()
         self._gate = gate
         self._context = _shared_context() if gate is None else _new_context()
         self._zap: Zap | None = None
@@ -135,11 +146,12 @@ class ZeroMQTransport:
         self._dialed[channel] = None
         return channel
 
-    def poll(self) -> None:
+    def poll(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
         if self._inbox is not None:
-            self._inbox.poll(None)
+            self._inbox.poll(None, until=until)
         for channel in list(self._dialed):
-            channel.poll(None)
+            channel.poll(None, until=until)
 
     def close(self) -> None:
         for channel in list(self._dialed):
@@ -158,7 +170,9 @@ class ZeroMQTransport:
         config = self._config
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, _QUEUE)
-        socket.setsockopt(zmq.RCVHWM, _QUEUE)
+        # No bound on what was received and not read: see `guard`. Where a queue is full, its connection ends, and a
+        # heartbeat is due, an assertion of libzmq ends the process (`!_io_error`).
+        socket.setsockopt(zmq.RCVHWM, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, config.max_message)
         socket.setsockopt(zmq.HEARTBEAT_IVL, round(config.transport_heartbeat * 1000))
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(config.transport_timeout * 1000))
@@ -190,8 +204,9 @@ class _Socket:
         if not self._closed:
             self.poll(came=True)
 
-    def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False) -> None:
-        """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn."""
+    def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False, until: float = math.inf) -> None:
+        """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn. until: without
+        a limit, when to stop all the same."""
         taken = 0
         polling, self._polling = self._polling, True
         try:
@@ -199,7 +214,7 @@ class _Socket:
                 self._receive()
                 came = False
                 taken += 1
-                if taken == limit:
+                if taken == limit or (limit is None and time.monotonic() > until):
                     self._look_again()
                     return
         except zmq.ZMQError as error:
@@ -291,11 +306,14 @@ class _Dialed(_Socket):
         self._monitor.close(linger=0)
         self._close_socket(linger)
 
+    def penalize(self) -> None:
+        """It is the dialer who comes back, and that is us."""
+
     def hang_up(self) -> None:
         self.close()
 
-    def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False) -> None:
-        super().poll(limit, came=came)
+    def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False, until: float = math.inf) -> None:
+        super().poll(limit, came=came, until=until)
         if limit is None and not self._closed:
             self._poll_monitor()
 
@@ -334,7 +352,7 @@ class _Dialed(_Socket):
     def _end(self, reason: str) -> None:
         if self._closed:
             return
-        super().poll(None)  # replies that had arrived are answers, not losses
+        super().poll(None, until=time.monotonic() + _LAST_LOOK)  # replies that had arrived are answers, not losses
         if self._closed:  # one of them made the handler close us
             return
         self.close()
@@ -344,25 +362,34 @@ class _Dialed(_Socket):
 class _Accepted:
     """A connection that somebody else dialed: a routing id of the inbox."""
 
-    __slots__ = ("_connection", "_inbox", "_routing_id", "address", "key", "remote")
+    __slots__ = (
+        "_descriptor", "_inbox", "address", "connection", "handler", "key", "parted", "remote", "routing_id",
+    )  # fmt: skip
 
-    def __init__(self, inbox: _Inbox, routing_id: bytes, first: zmq.Frame) -> None:
+    def __init__(self, inbox: _Inbox, routing_id: bytes, first: zmq.Frame, connection: Connection | None) -> None:
         self._inbox = inbox
-        self._routing_id = routing_id
-        self.remote = f"connection {routing_id.hex()}"
+        self.handler: Handler | None = None  # None: it is over for us, and what still comes is ignored
+        self.parted = False
+        self.routing_id = routing_id
+        self.remote = f"connection {routing_id.hex()}" if connection is None else connection.label
+        self.connection = connection or Connection(-1, 0, "", self.remote, 0.0)  # counts, and nobody looks
         self.address = peer_of(first)
         self.key = str(first.get("User-Id")) if inbox.secured else None  # as ZAP was answered
-        self._connection = Connection.of(first)
+        self._descriptor = Descriptor.of(first)
 
     def send(self, frames: Sequence[Frame]) -> Sent:
-        return self._inbox.send(self._routing_id, frames)
+        return self._inbox.send(self.routing_id, frames)
 
     def close(self, linger: float = 0.0) -> None:
-        self._inbox.forget(self._routing_id)
+        self._inbox.part(self, linger)
+
+    def penalize(self) -> None:
+        if self._inbox.guard is not None:
+            self._inbox.guard.penalize(self.connection)
 
     def hang_up(self) -> None:
         self.close()
-        self._connection.shut()
+        self._descriptor.shut()
 
 
 class _Inbox(_Socket):
@@ -371,13 +398,19 @@ class _Inbox(_Socket):
     def __init__(self, transport: ZeroMQTransport, accept: Accept) -> None:
         super().__init__(transport, zmq.ROUTER)
         self._accept = accept
-        self._handlers: dict[bytes, Handler] = {}
+        self._peers: dict[bytes, _Accepted] = {}
+        self._ignored: deque[_Accepted] = deque()
         self._zmq.setsockopt(zmq.ROUTER_MANDATORY, 1)
         gate = transport._gate
         self.secured = gate is not None
         self._handshakes: InboxWatch | None = None
+        self.guard: Guard | None = None
         if gate is not None:
             secure(self._zmq, gate, None)
+        if sys.platform == "linux":  # a socket has one monitor: the guard tells of handshakes, too
+            failed = None if gate is None else lambda host, value: gate.refused(host, None, why_failed(value))
+            self.guard = Guard(self._zmq, self._loop, transport._config, transport.refusals, self._drain, failed)
+        elif gate is not None:
             self._handshakes = InboxWatch(self._zmq, gate)
         self._watch()
 
@@ -401,7 +434,10 @@ class _Inbox(_Socket):
             self._zmq.bind(re.sub(r":0$", ":*", address))
         except zmq.ZMQError as error:
             raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
-        return self._zmq.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
+        endpoint: str = self._zmq.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
+        if self.guard is not None:
+            self.guard.bound(endpoint)
+        return endpoint
 
     def send(self, routing_id: bytes, frames: Sequence[Frame]) -> Sent:
         if self._closed:
@@ -421,26 +457,78 @@ class _Inbox(_Socket):
         self._after_send()
         return Sent.TAKEN
 
-    def forget(self, routing_id: bytes) -> None:
-        self._handlers.pop(routing_id, None)
+    def part(self, peer: _Accepted, linger: float) -> None:
+        """End a connection once it had time to take what was sent last; ignore what comes until then."""
+        if peer.parted or self._closed:
+            return
+        peer.parted, peer.handler = True, None
+        if peer.connection.descriptor >= 0:
+            self._loop.call_later(linger + _LAST_WORDS, self._hang_up, peer)
+        else:
+            self._ignored.append(peer)
+            if len(self._ignored) > _IGNORED:
+                self._hang_up(self._ignored.popleft())
+
+    def _hang_up(self, peer: _Accepted) -> None:
+        if not self._closed:
+            self._peers.pop(peer.routing_id, None)
+            if self.guard is not None:
+                self.guard.hang_up(peer.connection)
 
     def _receive(self) -> None:
         routing_id = self._receive_frame(_NOBLOCK)
-        handler = self._handlers.get(routing_id)
-        if handler is None:
-            frame: Any = self._zmq.recv(_NOBLOCK, copy=False)  # only frames tell whose connection it is
-            first = bytes(frame.buffer)
-            handler = self._handlers[routing_id] = self._accept(_Accepted(self, routing_id, frame))
-        else:
-            first = self._receive_frame(_NOBLOCK)  # a ROUTER never delivers less than an id and one frame
-        handler.received(_rest(self._zmq, first) if self._get(_MORE_OPTION) else [first])
+        peer = self._peers.get(routing_id)
+        # A ROUTER never delivers less than an id and one frame.
+        first = self._receive_frame(_NOBLOCK) if peer is not None else self._meet(routing_id)
+        frames: list[Frame] = _rest(self._zmq, first) if self._get(_MORE_OPTION) else [first]
+        if peer is None:
+            peer = self._peers[routing_id]
+        peer.connection.delivered += len(first) if len(frames) == 1 else sum(map(_size, frames))
+        if peer.handler is not None:
+            peer.handler.received(frames)
+
+    def _meet(self, routing_id: bytes) -> bytes:
+        """The first frame of a connection."""
+        frame: Any = self._zmq.recv(zmq.NOBLOCK, copy=False)
+        connection = None
+        if self.guard is not None:
+            with contextlib.suppress(zmq.ZMQError):  # it ended before libzmq asked who was there
+                connection = self.guard.met(frame.get(zmq.SRCFD), frame.get("Peer-Address"))
+        peer = self._peers[routing_id] = _Accepted(self, routing_id, frame, connection)
+        if connection is not None or self.guard is None:
+            peer.handler = self._accept(peer)
+        else:  # it was refused, and what it had sent comes after it
+            self.part(peer, 0.0)
+        first: bytes = frame.bytes
+        return first
+
+    def _drain(self, connection: Connection) -> tuple[int, int]:
+        """See `Guard`. Others are served in turn: whoever has a whole message here is among so many."""
+        began, until = connection.delivered, time.monotonic() + _DRAIN
+        messages = others = 0
+        while others < 2 * len(self._peers) + _ENVELOPES_A_TURN and not self._closed and self._readable():
+            before = connection.delivered
+            self.poll(1)
+            if connection.delivered == before:
+                others += 1
+            else:
+                messages, others = messages + 1, 0
+            if time.monotonic() > until:
+                break
+        return messages, connection.delivered - began
 
     def close(self) -> None:
+        if self.guard is not None:
+            self.guard.close()
         if self._handshakes is not None:
             self._handshakes.close()
         # What was sent last (GOODBYE) may still be on its way out.
         self._close_socket(linger=0.2)
-        self._handlers.clear()
+        self._peers.clear()
+
+
+def _size(frame: Frame) -> int:
+    return frame.nbytes if isinstance(frame, memoryview) else len(frame)
 
 
 def _rest(socket: zmq.Socket[bytes], first: bytes) -> list[Frame]:

@@ -12,7 +12,7 @@ from .._version import __version__
 
 __all__ = ["zmesh"]
 
-_COMMANDS: Final = ("serve", "ls", "describe", "call", "why", "keys", "doctor", "demo", "version")
+_COMMANDS: Final = ("serve", "ls", "describe", "call", "why", "keys", "bench", "doctor", "demo", "version")
 
 
 class _Commands(click.Group):

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import statistics
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import zmesh
 
 from ._demo_services import Ledger, Prices, Shop, Stock
+from ._process import Process
 
-__all__ = ["PARTS", "Fault", "Faults", "Load", "Part", "Process", "Processes", "Tally", "booked"]
+__all__ = ["PARTS", "Fault", "Faults", "Load", "Part", "Processes", "Started", "Tally", "booked"]
 
-_START_WITHIN: Final = 30.0  # seconds; seven interpreters start at once on a machine that may be slow
-_STOP_WITHIN: Final = 15.0  # seconds; a drain takes at most 10
 _WINDOW: Final = 5.0  # seconds that rates and percentiles look back
 _NOTICE_WITHIN: Final = 10.0
-_LAST_LINES: Final = 20  # of a node's stderr, shown where it ends by itself
 
 
 @dataclass(frozen=True)
@@ -48,87 +43,14 @@ PARTS: Final = (
 )
 
 
-class Process:
-    """One node, as a process of its own: `zmesh serve`."""
+class Started(Process):
+    """One node of the demo."""
 
     def __init__(self, part: Part, mesh: str) -> None:
+        services = (f"zmesh.cli._demo_services:{service}" for service in part.services)
+        capacity = ("--capacity", str(part.capacity))
+        super().__init__(part.name, *services, *capacity, "--mesh", mesh, "--listen", "tcp://127.0.0.1:0")
         self.part = part
-        self._mesh = mesh
-        self._process: asyncio.subprocess.Process | None = None
-        self._reading: asyncio.Task[None] | None = None
-        self._said: deque[str] = deque(maxlen=_LAST_LINES)
-        self._ready = False
-        self._decided = asyncio.Event()  # it is ready, or has ended without
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.returncode is None
-
-    async def start(self) -> None:
-        """Start it; returns when it is ready. Raises RuntimeError with what it said where it ends instead."""
-        package = Path(zmesh.__file__).parent.parent
-        path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ZMESH_")}
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "zmesh", "serve"),
-            *(f"zmesh.cli._demo_services:{service}" for service in self.part.services),
-            *("--name", self.part.name, "--capacity", str(self.part.capacity)),
-            *("--mesh", self._mesh, "--listen", "tcp://127.0.0.1:0"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={**environment, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C at the terminal is for the demo, which ends its nodes itself
-        )
-        self._reading = asyncio.create_task(self._read())
-        try:
-            async with asyncio.timeout(_START_WITHIN):
-                await self._decided.wait()
-        except TimeoutError:
-            self._said.append(f"not ready within {_START_WITHIN:g} s")
-        if not self._ready:
-            raise RuntimeError(f"node {self.part.name} does not start:\n" + "\n".join(self._said))
-
-    async def _read(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            self._said.append(line.decode(errors="replace").rstrip())
-            if line.startswith(b"ready: "):
-                self._ready = True
-                self._decided.set()
-        await self._process.wait()
-        self._decided.set()
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
-
-    async def ended(self) -> int:
-        """Its exit status, once it has ended."""
-        assert self._process is not None
-        return await self._process.wait()
-
-    async def stop(self) -> None:
-        """End it: the ordinary way, and where that takes too long, at once."""
-        if self._process is None:
-            return
-        if self.running:
-            self.signal(signal.SIGCONT)
-            self.signal(signal.SIGTERM)
-            try:
-                async with asyncio.timeout(_STOP_WITHIN):
-                    await self._process.wait()
-            except TimeoutError:
-                self.kill()
-                await self._process.wait()
-        if self._reading is not None:
-            await self._reading
-
-    def kill(self) -> None:
-        if self.running:
-            self.signal(signal.SIGKILL)
 
 
 class Processes:
@@ -136,7 +58,7 @@ class Processes:
 
     def __init__(self, mesh: str) -> None:
         self.mesh = mesh
-        self._all: list[Process] = []
+        self._all: list[Started] = []
 
     async def __aenter__(self) -> Processes:
         return self
@@ -150,8 +72,8 @@ class Processes:
             await asyncio.gather(*(process.ended() for process in self._all if process.running))
             raise
 
-    async def start(self, part: Part) -> Process:
-        process = Process(part, self.mesh)
+    async def start(self, part: Part) -> Started:
+        process = Started(part, self.mesh)
         self._all.append(process)
         await process.start()
         return process
@@ -255,7 +177,7 @@ class Fault:
 class Faults:
     """Does things to nodes while the load runs, and writes down when the caller's node notices."""
 
-    def __init__(self, node: zmesh.Node, processes: dict[str, Process], restart: Callable[[Part], Awaitable[Process]]):
+    def __init__(self, node: zmesh.Node, processes: dict[str, Started], restart: Callable[[Part], Awaitable[Started]]):
         self._loop = asyncio.get_running_loop()
         self._node = node
         self._processes = processes

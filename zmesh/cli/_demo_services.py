@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
 import time
-from types import TracebackType
-from typing import Final, Self
 
 import zmesh
 
+from ._process import Child
+
 __all__ = ["BIG_PRICES", "BIG_STOCK", "FAST", "LEDGER", "SHOP", "SLOW", "STORE", "Ledger", "Prices", "Shop", "Stock"]
 
-_LOOK_FOR_PARENT: Final = 1.0  # seconds
 
-
-class _Part(zmesh.Service, name="demo.Part"):
-    """A service whose process does not outlive the demo, however that ends."""
-
-    async def __aenter__(self) -> Self:
-        self._watching = asyncio.create_task(self._leave_with(os.getppid()))
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watching
-
-    async def _leave_with(self, parent: int) -> None:
-        while os.getppid() == parent:
-            await asyncio.sleep(_LOOK_FOR_PARENT)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-class Prices(_Part, name="demo.Prices"):
+class Prices(Child, name="demo.Prices"):
     """What things cost. Its nodes differ in speed."""
 
     def __init__(self, seconds: float) -> None:
@@ -50,7 +25,7 @@ class Prices(_Part, name="demo.Prices"):
         return 1.0 + item % 100
 
 
-class Stock(_Part, name="demo.Stock"):
+class Stock(Child, name="demo.Stock"):
     """What is there. A plain `def`, as around a blocking database driver: it runs in a thread."""
 
     def __init__(self, seconds: float) -> None:
@@ -63,7 +38,7 @@ class Stock(_Part, name="demo.Stock"):
         return 1 + item % 7
 
 
-class Ledger(_Part, name="demo.Ledger"):
+class Ledger(Child, name="demo.Ledger"):
     """The book of all orders. Remembers what was booked twice."""
 
     def __init__(self) -> None:
@@ -81,7 +56,7 @@ class Ledger(_Part, name="demo.Ledger"):
         return len(self._booked), sum(1 for times in self._booked.values() if times > 1)
 
 
-class Shop(_Part, name="demo.Shop"):
+class Shop(Child, name="demo.Shop"):
     """Takes orders: asks prices and stock, and books, all within the deadline of its caller."""
 
     @zmesh.rpc

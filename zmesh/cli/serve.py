@@ -20,10 +20,11 @@ import zmesh
 from zmesh._core.balance import POLICIES
 
 from .._platform import usable_cores
+from ..node import told_to_stop
 from ._options import Address, Failed, Place, explained, place_options
 from ._workers import READY, Supervisor, addresses_of_worker, worker_command
 
-__all__ = ["command", "load_service"]
+__all__ = ["command", "load_service", "loop_factory"]
 
 
 class Workers(click.ParamType[int]):
@@ -105,7 +106,7 @@ def command(
         sys.path.insert(0, os.getcwd())
     instances = [load_service(each) for each in services]
     node = place.node(*instances, name=name, listen=listen or None, capacity=capacity, threads=threads, balance=balance)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             runner.run(_serve(node, supervised=worker is not None))
         except zmesh.RpcError as error:
@@ -114,7 +115,7 @@ def command(
             raise Failed(f"cannot serve: {error}") from error
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     with contextlib.suppress(ImportError):
         import uvloop
 
@@ -123,30 +124,23 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(node: zmesh.Node, supervised: bool) -> None:
-    async with node:
-        serving = asyncio.create_task(_until_supervisor_says(node) if supervised else node.serve_forever())
-        await asyncio.sleep(0)  # from here on a SIGTERM drains: who reads the line below may send one
-        names = ", ".join(schema.name for schema in node.services)
-        addresses = [each for each in node.addresses if each.startswith("tcp://")] or list(node.addresses)
-        click.echo(f"{READY}{node.name} serves {names} at {', '.join(addresses)}")
-        sys.stdout.flush()
-        await serving
-
-
-async def _until_supervisor_says(node: zmesh.Node) -> None:
-    """Serve until stdin ends. A signal drains as well; then none cuts that short: see `_workers`."""
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(sys.stdin.fileno(), told.set)
-    waiting = [asyncio.create_task(node.serve_forever()), asyncio.create_task(told.wait())]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        loop.remove_reader(sys.stdin.fileno())
-        for task in waiting:
-            task.cancel()
-        await asyncio.wait(waiting)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+    with contextlib.ExitStack() as stack:
+        # Before the node can be found: who finds it may stop it. From here on that drains.
+        stopped = stack.enter_context(told_to_stop())
+        async with node:
+            names = ", ".join(schema.name for schema in node.services)
+            addresses = [each for each in node.addresses if each.startswith("tcp://")] or list(node.addresses)
+            click.echo(f"{READY}{node.name} serves {names} at {', '.join(addresses)}")
+            sys.stdout.flush()
+            if supervised:  # its stdin ends when it is to leave; a signal drains as well, and then none cuts that short
+                loop = asyncio.get_running_loop()
+                loop.add_reader(sys.stdin.fileno(), stopped.set)
+                stack.callback(loop.remove_reader, sys.stdin.fileno())
+            await stopped.wait()
+            stack.close()
+            if supervised:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, lambda *_: None)
 
 
 def load_service(text: str) -> zmesh.Service:

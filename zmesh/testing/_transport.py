@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
+from .._refusals import Refusals
 from .._transport import (
     NOT_TRUSTED,
     ONLY_HERE,
@@ -30,6 +31,7 @@ __all__ = ["MemoryTransport"]
 
 QUEUE: Final = 1_000  # messages a connection holds at each end, as the ZeroMQ transport's
 MESSAGES_A_TURN: Final = 100  # taken from one queue in one turn of the loop, as there
+LAST_WORDS: Final = 0.5  # seconds that a connection which the listener ends has to take what was sent last, as there
 FIRST_CONNECT_RETRY: Final = 1.0  # seconds until TCP tries again to connect (RFC 6298), doubled from then on
 CONNECT_GIVES_UP: Final = 127.0  # seconds, Linux's default of six retries
 
@@ -323,6 +325,9 @@ class _Dialed(End):
                 self.outgoing.lose_last()
             self.shut()
 
+    def penalize(self) -> None:
+        """It is the dialer who comes back, and that is us."""
+
     def hang_up(self) -> None:
         self.close()
 
@@ -367,7 +372,7 @@ class _AcceptedEnd(End):
         self.peer_machine = connection.dialer.machine
         self.label = f"connection {transport.next_connection()}"
         self._accept = accept
-        self._channel: _AcceptedChannel | None = None
+        self._channel: _AcceptedChannel | None = None  # once something came
         self.wait_for(transport.config.handshake_timeout)
 
     @property
@@ -386,10 +391,6 @@ class _AcceptedEnd(End):
         """Nobody is: a ROUTER says nothing, until something is sent."""
         self.network.record(self.machine.name, f"{self.label}: {reason}")
 
-    def forget(self, channel: _AcceptedChannel) -> None:
-        if self._channel is channel:
-            self._channel = None
-
     def handle(self, item: list[bytes] | str | None) -> None:
         if not isinstance(item, list):
             return
@@ -399,15 +400,16 @@ class _AcceptedEnd(End):
         if channel is None:
             channel = self._channel = _AcceptedChannel(self)
             channel.handler = self._accept(channel)
-        channel.handler.received(_as_from_a_socket(item))
+        if channel.handler is not None:
+            channel.handler.received(_as_from_a_socket(item))
 
 
 class _AcceptedChannel:
-    """As the ZeroMQ transport's: closing it only forgets it; the connection is the dialer's to end."""
+    """As the ZeroMQ transport's: once it is closed, what comes is ignored, and a moment later the connection ends."""
 
     __slots__ = ("_end", "address", "handler", "key", "remote")
 
-    handler: Handler
+    handler: Handler | None
 
     def __init__(self, end: _AcceptedEnd) -> None:
         self._end = end
@@ -420,7 +422,13 @@ class _AcceptedChannel:
         return self._end.send(frames)
 
     def close(self, linger: float = 0.0) -> None:
-        self._end.forget(self)
+        if self.handler is not None:
+            self.handler = None
+            network = self._end.network
+            network.loop.call_at_true(network.loop.now + linger + LAST_WORDS, self._end.shut)
+
+    def penalize(self) -> None:
+        """The network in memory knows no floods."""
 
     def hang_up(self) -> None:
         self.close()
@@ -479,6 +487,7 @@ class MemoryTransport:
         self.machine = machine
         self.process = process
         self.config = config
+        self.refusals = Refusals()
         self.inbox = _Inlet(self)
         self.inlets: dict[_Dialed, None] = {}
         self.stopped = False
@@ -503,7 +512,7 @@ class MemoryTransport:
         self.inlets[channel] = None
         return channel
 
-    def poll(self) -> None:
+    def poll(self, seconds: float) -> None:
         self.inbox.drain(None)
         for channel in list(self.inlets):
             channel.inlet.drain(None)

@@ -1,17 +1,20 @@
-"""A load client for `Work`: waits for the servers, says READY, starts on a line of input, stops early on another."""
+"""A load client for `Work`: waits for the servers, says READY, starts on a line of input. On further lines it stops
+early (`stop`), or sends a large value to a server and back (`bulk SERVER BYTES`), over the links that the calls take.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import zmesh
 from tests.net.programs.openloop import WARM_UP_CALLS, Outcome, Report, Seen, drive, lines_of_stdin
-from tests.net.programs.work import Blocker, Work
+from tests.net.programs.work import Blocker, Work, of_version
 
 LOOK_EVERY = 0.005
 
@@ -87,6 +90,37 @@ async def warm_up(method: Callable[[str, float], Awaitable[str]], ms: float, ser
         made += len(batch)
 
 
+def extra_attempts(node: zmesh.Node) -> dict[str, int]:
+    """How many attempts were made beyond the first of each call, by what made them."""
+    counts = Counter[str]()
+    for of_method in node.stats()["methods"].values():
+        counts.update({kind: of_method.get(kind, 0) for kind in ("retries", "hedges", "second_attempts")})
+    return counts
+
+
+async def send_bulk(node: zmesh.Node, server: str, size: int) -> None:
+    """Say what becomes of a large value."""
+    loop = asyncio.get_running_loop()
+    began, data = loop.time(), bytes(size)
+    try:
+        answer = await node.client(Work).options(node=server, timeout=30.0).echo(data)
+        text = "OK" if answer == data else f"{len(answer)} other bytes came back"
+    except zmesh.RpcError as error:
+        text = f"{error.code.name}: {error}"
+    print(f"{server} took {loop.time() - began:.3f} s for {size} bytes there and back\nBULK {text}", flush=True)
+
+
+async def obey(node: zmesh.Node, stdin: asyncio.StreamReader, stop: asyncio.Event, bulk: asyncio.TaskGroup) -> None:
+    """Do what lines of input say, until they end or say `stop`."""
+    while line := (await stdin.readline()).decode():
+        match line.split():
+            case ["bulk", server, size]:
+                bulk.create_task(send_bulk(node, server, int(size)))
+            case _:
+                break
+    stop.set()
+
+
 async def block(node: zmesh.Node, moment: float, seconds: float) -> None:
     """Have the one server that offers it block its loop."""
     loop = asyncio.get_running_loop()
@@ -96,44 +130,55 @@ async def block(node: zmesh.Node, moment: float, seconds: float) -> None:
     print(f"BLOCKED {loop.time()}", flush=True)
 
 
+def seconds_or_percentile(text: str) -> float | str:
+    return text if text.startswith("p") else float(text)
+
+
 async def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--servers", type=int, required=True, help="how many to wait for")
     options.add_argument("--method", choices=["work", "once"], required=True)
+    options.add_argument("--version", default="1.0", help="of the service that it was written for")
     options.add_argument("--rate", type=float, required=True, help="calls a second")
     options.add_argument("--seconds", type=float, required=True)
     options.add_argument("--ms", type=float, default=5.0, help="how long a handler takes, times its server's factor")
     options.add_argument("--timeout", type=float, default=2.0)
     options.add_argument("--report", type=Path, required=True)
+    options.add_argument("--hedge-after", type=seconds_or_percentile, help="seconds, or a percentile such as p99")
     options.add_argument("--block-at", type=float, help="when to have a loop blocked")
     options.add_argument("--block-for", type=float, default=3.0, help="for how long")
     given = options.parse_args()
 
     async with zmesh.Node(name="load") as node, watching(node) as watch:
-        client = node.client(Work).options(timeout=given.timeout)
+        client = node.client(of_version(given.version)).options(timeout=given.timeout)
+        if given.hedge_after is not None:
+            client = client.options(hedge_after=given.hedge_after)
         method = client.work if given.method == "work" else client.once
         stdin = await lines_of_stdin()
         await warm_up(method, given.ms, given.servers)
+        before = extra_attempts(node)
         print("READY", flush=True)
 
         await stdin.readline()
         start = asyncio.get_running_loop().time() + 0.05
         print(f"START {start}", flush=True)
         stop = asyncio.Event()
-        told = asyncio.create_task(stdin.readline())
-        told.add_done_callback(lambda _: stop.set())
         blocking = given.block_at and asyncio.create_task(block(node, start + given.block_at, given.block_for))
-        outcomes = await drive(
-            given.rate,
-            given.seconds,
-            start,
-            lambda number, planned: called(method, f"{given.method}-{number}", given.ms, planned),
-            stop,
-        )
-        told.cancel()
+        async with asyncio.TaskGroup() as bulk:  # which ends by its own timeout
+            obeying = asyncio.create_task(obey(node, stdin, stop, bulk))
+            outcomes = await drive(
+                given.rate,
+                given.seconds,
+                start,
+                lambda number, planned: called(method, f"{given.version}-{given.method}-{number}", given.ms, planned),
+                stop,
+            )
+            obeying.cancel()
         if blocking:
             await blocking
-        Report(start, outcomes, watch.seen).write(given.report)
+        after = extra_attempts(node)
+        extra = {kind: after[kind] - before.get(kind, 0) for kind in after}
+        Report(start, outcomes, watch.seen, extra).write(given.report)
         print("DONE", flush=True)
 
 

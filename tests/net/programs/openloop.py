@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 WARM_UP_CALLS = 100  # made before the start, and not counted
@@ -45,6 +45,7 @@ class Report:
     start: float  # monotonic
     outcomes: list[Outcome]
     seen: list[Seen]
+    extra: dict[str, int] = field(default_factory=dict)  # attempts beyond the first of each call, by what made them
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))
@@ -52,7 +53,8 @@ class Report:
     @classmethod
     def read(cls, path: Path) -> Report:
         data = json.loads(path.read_text())
-        return cls(data["start"], [Outcome(**one) for one in data["outcomes"]], [Seen(**one) for one in data["seen"]])
+        outcomes = [Outcome(**one) for one in data["outcomes"]]
+        return cls(data["start"], outcomes, [Seen(**one) for one in data["seen"]], data["extra"])
 
 
 async def drive(

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import zmesh
-from tests.net.programs.work import Blocker, Work
+from tests.net.programs.work import Blocker, of_version
 
 
 async def main() -> None:
@@ -19,10 +19,11 @@ async def main() -> None:
     options.add_argument("--at-once", type=int, help="handlers that run at a time; the others wait in order")
     options.add_argument("--factor", type=float, default=1.0, help="how much slower than others")
     options.add_argument("--listen", help="an address; without it the node chooses")
+    options.add_argument("--version", default="1.0", help="of the service")
     options.add_argument("--blocker", action="store_true", help="serve Blocker, too")
     given = options.parse_args()
 
-    work = Work(given.name, given.ran, given.at_once, given.factor)
+    work = of_version(given.version)(given.name, given.ran, given.at_once, given.factor)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, work.release)
     services: list[zmesh.Service] = [work]
     if given.blocker:

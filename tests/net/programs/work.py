@@ -51,6 +51,11 @@ class Work(zmesh.Service):
         await self._released.wait()
         return filler
 
+    @zmesh.rpc(idempotent=True)
+    async def echo(self, data: bytes) -> bytes:
+        """For large values."""
+        return data
+
     def release(self) -> None:
         self._released.set()
 
@@ -68,3 +73,15 @@ class Blocker(zmesh.Service):
     async def block(self, seconds: float) -> None:
         """Stops the loop of its node."""
         time.sleep(seconds)  # noqa: ASYNC251 (the fault under test)
+
+
+def of_version(version: str) -> type[Work]:
+    """The same service in another version."""
+
+    class Work(_Work, version=version):
+        """Takes a while, then says which server did it."""
+
+    return Work
+
+
+_Work = Work

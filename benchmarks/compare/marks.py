@@ -1,0 +1,92 @@
+"""What was promised of zmesh's speed, and whether it is so."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .scenarios import Results
+from .systems import BARE, DEFAULT
+
+__all__ = ["MARKS", "Mark", "spread"]
+
+Get = Callable[[Results], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One promise.
+
+    says: what of. of: a value for each round; raises KeyError where it was not measured.
+    why: the reason, where it is missed.
+    """
+
+    says: str
+    of: Get
+    at_least: float | None = None
+    at_most: float | None = None
+    why: str = ""
+
+    @property
+    def bound(self) -> str:
+        return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
+
+    def met(self, values: Sequence[float]) -> bool:
+        """Whether the median keeps to it."""
+        found = statistics.median(values)
+        if self.at_least is not None:
+            return found >= self.at_least
+        return self.at_most is not None and found <= self.at_most
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median, with the lowest and the highest."""
+    low, middle, high = (_number(each) for each in (min(values), statistics.median(values), max(values)))
+    return middle if len(values) < 2 else f"{middle} ({low}–{high})"
+
+
+def _number(value: float) -> str:
+    if value >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def _ratio(cell: str, figure: str, system: str = "zmesh", other: str = BARE) -> Get:
+    return lambda results: results.ratios(cell, figure, system, other)
+
+
+def _wrong(results: Results) -> list[float]:
+    rounds = [values for (_, _, figure), values in results.values.items() if figure == "wrong"]
+    return [sum(map(sum, rounds))]
+
+
+_OTHERS = [name for name in DEFAULT if name != BARE and not name.startswith("zmesh")]
+
+MARKS = [
+    *(
+        Mark(f"calls/s with {k} in flight : bare", _ratio(f"throughput {k}", "calls/s"), at_least=bound)
+        for k, bound in ((64, 0.9), (256, 1.0), (1000, 1.1))
+    ),
+    *(
+        Mark(
+            f"calls/s with 256 in flight : {other}",
+            _ratio("throughput 256", "calls/s", other=other),
+            at_least=20.0 if other == "grpc" else 4.0,
+        )
+        for other in _OTHERS
+    ),
+    Mark("sequential, awaited: p50 : bare", _ratio("latency", "p50 µs"), at_most=1.35),
+    Mark("sequential, awaited: p99 : bare", _ratio("latency", "p99 µs"), at_most=1.5),
+    Mark("sequential, blocking: p50 : bare", _ratio("latency", "p50 µs", "zmesh-blocking"), at_most=1.9),
+    Mark("sequential, blocking: p50 : awaited", _ratio("latency", "p50 µs", "zmesh-blocking", "zmesh"), at_most=1.7),
+    *(
+        Mark(f"sequential, awaited: p50 : {other}", _ratio("latency", "p50 µs", other=other), at_most=1.0)
+        for other in ("zenoh", "pyro5", "nats", "grpc")
+    ),
+    Mark("stream, items/s : bare", _ratio("stream", "items/s"), at_least=1.5),
+    Mark("stream, items/s : zenoh", _ratio("stream", "items/s", other="zenoh"), at_least=1.5),
+    Mark("fan of eight, rounds/s : bare", _ratio("fan", "rounds/s"), at_least=0.9),
+    Mark("cold start to the first answer, ms", lambda results: results.of("cold", "zmesh", "ms"), at_most=350.0),
+    Mark("wrong answers, of all systems", _wrong, at_most=0.0),
+]
