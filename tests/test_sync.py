@@ -349,7 +349,7 @@ def test_an_error_keeps_its_type_and_tells_where(mesh: zmesh.Mesh) -> None:
         assert (error.details, error.node, error.may_have_run) == ({"key": "spoon"}, "server", True)
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
         assert files[0] == __file__
-        assert files[-1].endswith("_waiter.py")  # where it came to light
+        assert "/zmesh/" in files[-1]  # where it came to light
         assert len(files) < 10
     with zmesh.connect(config=zmesh.Config(patience=0.05), **LOCAL) as alone:
         clock = alone.client("Clock")

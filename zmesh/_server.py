@@ -24,7 +24,7 @@ from ._core.timing import Average, Deadlines
 from ._introspection import BUILT_IN
 from ._link import Link
 from ._platform import Executor, clock_of
-from ._shares import FEW, LONG, Share
+from ._shares import FEW, LONG, MUCH_MORE, Share
 from ._signature import ABSENT
 from ._slots import Slots
 from ._streams import Inlet, Outlet
@@ -330,7 +330,7 @@ class Server:
         self._queue: deque[Running] = deque()  # admitted, not begun
         self._express: deque[Running] = deque()  # the same, of peers with few calls, where the queue is long
         self._express_next = True
-        self._crowded = False  # since nobody waited here for the last time, a peer with many calls came
+        self._crowded = 0  # calls that one peer had here, at the most, since nobody waited for the last time
         self._peer_calls = config.max_peer_calls
         target = config.queue_target
         self._lane = Admission(None, target)  # to the loop
@@ -413,7 +413,7 @@ class Server:
         link.running[running.number] = running
         self._count += 1
         # It starts behind the whole envelope: a cancel that came with it is seen first.
-        if len(self._queue) >= LONG and len(link.running) <= FEW:
+        if len(self._queue) >= LONG > len(self._express) and self._favoured(link):
             self._express.append(running)
         else:
             self._queue.append(running)
@@ -437,7 +437,7 @@ class Server:
             or handler.schema.kind != "unary"
             or len(handler.queue) + calls > handler.admission.free
             or len(link.running) + calls > self._peer_calls
-            or (len(self._queue) >= LONG and len(link.running) <= FEW)
+            or (len(self._queue) >= LONG and self._favoured(link))
             or link.weight
         ):
             for message in m.single([row]):
@@ -516,9 +516,7 @@ class Server:
 
     def _turned_away(self, link: Link, message: Message, handler: Handler, remaining: int, now: float) -> bool:
         """Whether a CALL is refused because there is too much to do."""
-        if len(link.running) >= FEW:
-            self._crowded = True
-        elif self._crowded and len(handler.express) < FEW:
+        if self._favoured(link) and len(handler.express) < FEW:
             return False  # it does not stand behind those who have much
         refusal = handler.admission.admit(len(handler.queue), remaining / 1000, _rank_of(message[1], message[6:]), now)  # type: ignore[arg-type]
         if refusal is None:
@@ -594,10 +592,18 @@ class Server:
         """The rank below which every call of a peer is refused: none where it has few, and others have too many."""
         level = self._level()
         if self._crowded and not any(lane.level or lane.standing for lane in self._lanes):
-            self._crowded = False
-        if self._crowded and len(link.running) < FEW > max(len(self._express), len(self._slots.express)):
+            self._crowded = 0
+        if max(len(self._express), len(self._slots.express)) < FEW and self._favoured(link):
             return 0
         return level
+
+    def _favoured(self, link: Link) -> bool:
+        """Whether a peer has few calls here while another one has very many: they do not stand behind those."""
+        here = len(link.running)
+        if here > FEW:
+            self._crowded = max(self._crowded, here)
+            return False
+        return here * MUCH_MORE < self._crowded
 
     def _sum_up(self, handler: Handler) -> None:
         """Take in how long calls of a method took."""
@@ -907,7 +913,7 @@ class Server:
         """Run a plain `def` in a thread or a process. Cancelled, it leaves it its slot until the function returns."""
         slots = running.method.slots
         try:
-            await slots.acquire(len(running.link.running) <= FEW)
+            await slots.acquire(self._favoured(running.link))
         except asyncio.CancelledError:
             if self.time() >= running.deadline:
                 slots.admission.lost()

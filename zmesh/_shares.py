@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from ._link import Link
     from ._server import Running
 
-__all__ = ["FEW", "LONG", "Share"]
+__all__ = ["FEW", "LONG", "MUCH_MORE", "Share"]
 
 LONG: Final = 64  # calls that wait: from here on those of peers with few do not stand behind all of them
 FEW: Final = 16  # calls of one peer here
+MUCH_MORE: Final = 8  # times as many as others have: less is no flood, and priorities alone say who is refused
 _WINDOW: Final = 10.0  # seconds over which refusals are counted
 _AT_LEAST: Final = 64  # entries, before those of calls that are over are swept out
 

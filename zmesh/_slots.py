@@ -29,14 +29,15 @@ class Slots:
         self.admission = admission
         self.waiting: deque[asyncio.Future[None]] = deque()
 
-    async def acquire(self, few: bool = False) -> None:
-        """Wait for a slot. few: whether it is for a peer with few calls."""
+    async def acquire(self, favoured: bool = False) -> None:
+        """Wait for a slot. favoured: whether it is for a peer with few calls while another one has very many."""
         if self._free and not self.waiting:
             self._free -= 1
             self.admission.begun += 1
             return
         future = asyncio.get_running_loop().create_future()
-        lane = self.express if few and len(self.waiting) >= self._long else self.waiting
+        many = len(self.waiting) >= self._long > len(self.express)
+        lane = self.express if favoured and many else self.waiting
         lane.append(future)
         try:
             await future

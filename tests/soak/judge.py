@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import zmesh
 from zmesh._client import Outgoing
-from zmesh._core.credit import weigh
 from zmesh._server import Running
 from zmesh.testing import Host
 
@@ -193,7 +192,7 @@ def _compare(ledger: Ledger, what: str, outlet: Any, inlet: Any) -> None:
     elif outlet is not None:
         window, taken = outlet._window, inlet._window
         sent = (window.items, window._under_way)
-        waiting = (len(inlet) + taken._taken, sum(map(weigh, inlet._items)) + taken._taken_bytes)
+        waiting = (len(inlet) + taken._taken, inlet.size + taken._taken_bytes)
         if sent != waiting:
             ledger.complain(f"{sent} items and bytes are under way, and {waiting} at the reader", what)
 
