@@ -31,7 +31,7 @@ __all__ = ["PROFILES", "Result", "hash_elsewhere", "play", "run", "run_many"]
 
 SERVERS: Final = 7
 CLIENTS: Final = 3
-CALLS_PER_SECOND: Final[dict[Profile, float]] = {"chaos": 2.3, "single": 2.0, "drains": 7.0}  # of each caller
+CALLS_PER_SECOND: Final[dict[Profile, float]] = {"chaos": 2.1, "single": 1.7, "drains": 6.5}  # of each caller
 STREAMS: Final = 0.25  # the share of calls that stream
 RECOVERY: Final = 5.0  # seconds after the last fault until everything works
 TIME_LIMIT: Final = 60.0  # virtual seconds: more than twice what a run takes
@@ -168,11 +168,11 @@ class Run:
         await asyncio.sleep(1)
         faults = Faults(self)
         if self.profile == "chaos":
-            await faults.chaos(5.0)
+            await faults.chaos(4.0)
         elif self.profile == "single":
             await faults.single(3)
         else:
-            await faults.drains(8)
+            await faults.drains(6)
         self.calling = False
         while self.tasks:
             await asyncio.wait(list(self.tasks))

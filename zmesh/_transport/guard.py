@@ -110,15 +110,18 @@ class Guard:
         loop: asyncio.AbstractEventLoop,
         config: Config,
         refusals: Refusals,
+        waiting: Callable[[], bool],
         drain: Callable[[Connection], tuple[int, int]],
         failed: Callable[[str, int], None] | None = None,
     ) -> None:
-        """drain: receive for a moment; how many messages, and bytes, came from this connection. failed: is told of
+        """waiting: whether a message waits to be read; it is, then, as asking may swallow the socket's edge.
+        drain: receive for a moment; how many messages, and bytes, came from this connection. failed: is told of
         handshakes that fail before ZAP is asked: from which host, and libzmq's code."""
         self._loop = loop
         self._time = time.monotonic  # not the loop's: some show the time of their turn
         self._config = config
         self._refusals = refusals
+        self._waiting = waiting
         self._drain = drain
         self._router = router
         self._listening: set[int | str | bytes] = set()  # ports and paths
@@ -381,8 +384,7 @@ class Guard:
         if received is None:
             return False
         held = received - connection.delivered - connection.base
-        events: int = self._router.getsockopt(zmq.EVENTS)  # type: ignore[assignment]
-        clear = not events & zmq.POLLIN  # all that is complete is read
+        clear = not self._waiting()  # all that is complete is read
         if clear and connection.last >= 0 and connection.delivered != connection.seen:
             held = min(held, received - connection.last)  # what was under way at the last look has come to its end
         held = max(held, 0)

@@ -423,7 +423,8 @@ class _Inbox(_Socket):
             secure(self._zmq, gate, None)
         if sys.platform == "linux":  # a socket has one monitor: the guard tells of handshakes, too
             failed = None if gate is None else lambda host, value: gate.refused(host, None, why_failed(value))
-            self.guard = Guard(self._zmq, self._loop, transport._config, transport.refusals, self._drain, failed)
+            config, refusals = transport._config, transport.refusals
+            self.guard = Guard(self._zmq, self._loop, config, refusals, self._waiting, self._drain, failed)
         elif gate is not None:
             self._handshakes = InboxWatch(self._zmq, gate)
         self._watch()
@@ -515,6 +516,13 @@ class _Inbox(_Socket):
             self.part(peer, 0.0)
         first: bytes = frame.bytes
         return first
+
+    def _waiting(self) -> bool:
+        """See `Guard`."""
+        if not self._readable():
+            return False
+        self._look_again()
+        return True
 
     def _drain(self, connection: Connection) -> tuple[int, int]:
         """See `Guard`. Others are served in turn: whoever has a whole message here is among so many."""
