@@ -33,6 +33,7 @@ _AT_ONCE: Final = 5.0  # seconds: a worker that lived shorter is replaced only a
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 10.0
 _PATIENCE: Final = 30.0  # seconds for a drain: thrice what `Config.drain_grace` gives it; then a worker hangs
+_LOOK: Final = 0.5  # seconds: a signal that comes just before this thread waits does not wake it
 _LAST_WORDS: Final = 1.0  # seconds for what an ended worker said: its own children may keep the pipe open
 
 
@@ -107,7 +108,7 @@ class Supervisor:
         """Handle the next thing that happens."""
         due = [when for when in (self._kill_at, *(place.due for place in self._places)) if when is not None]
         try:
-            happen = self._events.get(timeout=max(0.0, min(due) - time.monotonic()) if due else None)
+            happen = self._events.get(timeout=max(0.0, min([time.monotonic() + _LOOK, *due]) - time.monotonic()))
         except queue.Empty:
             now = time.monotonic()
             for place in self._places:
