@@ -330,7 +330,7 @@ class Server:
         self._queue: deque[Running] = deque()  # admitted, not begun
         self._express: deque[Running] = deque()  # the same, of peers with few calls, where the queue is long
         self._express_next = True
-        self._crowded = 0  # calls that one peer had here, at the most, since nobody waited for the last time
+        self._crowd = 0  # calls that one peer had here, at the most, since nobody waited for the last time
         self._peer_calls = config.max_peer_calls
         target = config.queue_target
         self._lane = Admission(None, target)  # to the loop
@@ -468,6 +468,7 @@ class Server:
             text = f"{self._name!r} runs {self.in_flight} calls, its limit (Config.max_calls)"
             code = Code.RESOURCE_EXHAUSTED
         elif len(link.running) >= self._peer_calls:
+            self._crowd = max(self._crowd, len(link.running))
             self._exhausted(link, message, f"{len(link.running)} calls of one peer, its limit (Config.max_peer_calls)")
             return
         elif number in link.running:
@@ -591,19 +592,16 @@ class Server:
     def _level_for(self, link: Link) -> int:
         """The rank below which every call of a peer is refused: none where it has few, and others have too many."""
         level = self._level()
-        if self._crowded and not any(lane.level or lane.standing for lane in self._lanes):
-            self._crowded = 0
-        if max(len(self._express), len(self._slots.express)) < FEW and self._favoured(link):
-            return 0
-        return level
+        if not any(lane.level or lane.standing for lane in self._lanes):
+            self._crowd = 0
+        favoured = self._favoured(link) and max(len(self._express), len(self._slots.express)) < FEW
+        return 0 if favoured else level
 
     def _favoured(self, link: Link) -> bool:
         """Whether a peer has few calls here while another one has very many: they do not stand behind those."""
         here = len(link.running)
-        if here > FEW:
-            self._crowded = max(self._crowded, here)
-            return False
-        return here * MUCH_MORE < self._crowded
+        self._crowd = max(self._crowd, here)
+        return here < FEW and here * MUCH_MORE < self._crowd
 
     def _sum_up(self, handler: Handler) -> None:
         """Take in how long calls of a method took."""
