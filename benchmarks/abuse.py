@@ -6,7 +6,10 @@ one after the other, with the attacker at work and without, in turns. The attack
 - silent: 2,000 connections that say nothing, opened again as they are closed
 - few-files: the same against a server that may have 1,024 open files
 - endless: one message of 512 KiB frames that never ends, again after each end
-- flood: calls as fast as they can be sent, by two links, whatever is answered; opened again when they are closed
+- flood: calls as fast as they can be sent, by two links, whatever is answered; opened again when they are closed. It
+  keeps a core busy by itself, which the server and the honest client are short of
+- flood-from-elsewhere: the same by a process that has only what others leave of the processor: one on another machine
+  takes none of it
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ import cbor2
 from tests.net.figures import percentile, table
 
 ROOT = Path(__file__).resolve().parents[1]
-ATTACKS = ("silent", "few-files", "endless", "flood")
+ATTACKS = ("silent", "few-files", "endless", "flood", "flood-from-elsewhere")
 ATTACKERS = {name: f"127.0.0.{66 + number}" for number, name in enumerate(ATTACKS)}
 MEMORY = 150 * 1024 * 1024  # the server's, at the most
 CALLS = 64  # in an envelope of the flood, the most that it may have
@@ -224,12 +227,16 @@ def attack(name: str, address: str) -> None:
     """Attack until a line comes; say what came of it."""
     global _from
     _from = ATTACKERS[name]
+    if name == "flood-from-elsewhere":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
     def done() -> bool:
         return bool(select.select([sys.stdin], [], [], 0)[0])
 
     print("READY", flush=True)
-    run = {"silent": silent, "few-files": silent, "endless": endless, "flood": flood}[name]
+    run = {"silent": silent, "few-files": silent, "endless": endless, "flood": flood, "flood-from-elsewhere": flood}[
+        name
+    ]
     print(json.dumps(run(address, done)), flush=True)
 
 

@@ -60,6 +60,7 @@ _LAST_LOOK: Final = 5.0  # seconds for what a peer had sent when its connection 
 _LAST_WORDS: Final = 0.5  # seconds that a connection which we end has to take what was sent last
 _IGNORED: Final = 1_000  # connections that cannot be ended and are ignored instead
 _ENVELOPES_A_TURN: Final = 4  # taken from one socket, and answered, before timers and other sockets get their turn
+_SECONDS_A_TURN: Final = 0.0005  # the same, where an envelope has many calls: answers to others leave between
 _IO_THREADS: Final = 2  # of the context: one for large values, so that small ones do not wait while it copies
 _SMALL, _LARGE = 1, 2  # masks of them
 _BULK_UNACKNOWLEDGED: Final = 10_000  # ms that the kernel sends in vain on a bulk connection before it gives it up
@@ -219,16 +220,18 @@ class _Socket:
             self.poll(came=True)
 
     def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False, until: float = math.inf) -> None:
-        """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn. until: without
-        a limit, when to stop all the same."""
+        """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn. until: when to
+        stop all the same."""
         taken = 0
+        if limit is not None:
+            until = time.monotonic() + _SECONDS_A_TURN
         polling, self._polling = self._polling, True
         try:
             while came or (not self._closed and self._readable()):
                 self._receive()
                 came = False
                 taken += 1
-                if taken == limit or (limit is None and time.monotonic() > until):
+                if taken == limit or time.monotonic() > until:
                     self._look_again()
                     return
         except zmq.ZMQError as error:
