@@ -54,7 +54,7 @@ bench: $(READY)  ## zmesh beside a bare ROUTER/DEALER loop and other libraries, 
 	$(BIN)/python -m benchmarks.compare $(ARGS)
 
 floor: $(READY)  ## only latency and calls in flight, beside a bare ROUTER/DEALER loop
-	$(BIN)/python -m benchmarks.compare --only latency throughput $(ARGS)
+	$(BIN)/python -m benchmarks.compare --only latency throughput --systems zmesh-plain zmesh zmesh-blocking $(ARGS)
 
 curve: $(READY)  ## latency and calls/s with CURVE on and off, beside bare sockets with CURVE on and off
 	$(BIN)/python -m benchmarks.curve $(ARGS)

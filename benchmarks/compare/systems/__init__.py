@@ -71,6 +71,13 @@ SYSTEMS = {
     "zmesh-untyped": System(
         "zmesh_", "as zmesh, with a dictionary for argument and result", (*_ZMESH, "uvloop"), _ALL, "untyped"
     ),
+    "zmesh-plain": System(
+        "zmesh_",
+        "as zmesh-untyped, without metadata: calls in a row share a message",
+        (*_ZMESH, "uvloop"),
+        _ALL,
+        "plain",
+    ),
     "bare-curve": System("bare", "bare, encrypted by CURVE", ("pyzmq", "cbor2"), ("latency", "throughput"), "curve"),
     "zmesh-curve": System(
         "zmesh_", "as zmesh, with a mesh secret", (*_ZMESH, "uvloop"), ("latency", "throughput"), "curve"
@@ -107,5 +114,5 @@ SYSTEMS = {
     ),
     "zerorpc": System("zerorpc_", "a greenlet for each call in flight, one client", ("zerorpc",), _OTHERS),
 }
-_ASKED_FOR = ("zmesh-ipc", "zmesh-untyped", "bare-curve", "zmesh-curve")
+_ASKED_FOR = ("zmesh-ipc", "zmesh-untyped", "zmesh-plain", "bare-curve", "zmesh-curve")
 DEFAULT = [name for name in SYSTEMS if name not in _ASKED_FOR]

@@ -1,4 +1,4 @@
-"""zmesh, awaited. Variants: uvloop, asyncio; ipc, untyped and curve, on uvloop."""
+"""zmesh, awaited. Variants: uvloop, asyncio; ipc, untyped, plain and curve, on uvloop."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..clients import IN_FLIGHT_OF_MAP, SECRET, Awaiting
 from ..worker import ready, run
 from ._echo import Echo, Item, Message
 
+_UNTYPED = ("untyped", "plain")
 METADATA = {"tenant": "a"}  # as a program sends it that has tenants
 
 
@@ -45,11 +46,13 @@ class Client(Awaiting):
 
     async def open(self, addresses: Sequence[str]) -> None:
         self._node = await _node(self.variant, peers=addresses).__aenter__()
-        client = self._node.client(Echo).options(metadata=METADATA)
+        client = self._node.client(Echo)
+        if self.variant != "plain":
+            client = client.options(metadata=METADATA)
         peers = await self._node.discover(settle=0.2, timeout=20.0)
         names = {peer.address: peer.name for peer in peers}
         self._each = [client.options(node=names[address]).echo for address in addresses] if len(peers) > 1 else []
-        self.echo = client.echo_untyped if self.variant == "untyped" else client.echo  # type: ignore[method-assign]
+        self.echo = client.echo_untyped if self.variant in _UNTYPED else client.echo  # type: ignore[method-assign]
         self.items = client.items  # type: ignore[method-assign]
         await self.echo(self.make(0))
 
@@ -57,7 +60,7 @@ class Client(Awaiting):
         raise NotImplementedError  # `open` puts the client's method here: nothing is measured but that
 
     def make(self, number: int) -> Any:
-        return super().make(number) if self.variant == "untyped" else Message(**super().make(number))
+        return super().make(number) if self.variant in _UNTYPED else Message(**super().make(number))
 
     def item(self, number: int) -> Any:
         return Item(**super().item(number))
