@@ -66,7 +66,8 @@ def test_no_call_fails() -> None:
     assert f"orders (not idempotent): {orders} made, {orders} in the ledger, 0 booked twice" in out
     assert re.search(r"^noticed: SIGKILL to fast: suspect after \d+ ms, dead after \d+ ms$", out, re.M)
     assert re.search(r"^noticed: SIGSTOP to store: suspect after \d+ ms", out, re.M)
-    assert re.search(r"^noticed: SIGCONT to store: alive after \d+ ms", out, re.M)
+    # it is stopped for a second, which is also when a silent peer is held to be dead: either may come first
+    assert re.search(r"^noticed: SIGCONT to store: (dead after \d+ ms, )?alive after \d+ ms$", out, re.M)
     assert re.search(r"^noticed: SIGTERM \(restart\) to shop-1: draining after \d+ ms", out, re.M)
     assert family(mark) == []
 
