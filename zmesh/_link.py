@@ -190,9 +190,9 @@ class Link:
         if not pending:
             self._busy_since = now
         attempt = pending[number] = _new_attempt((call, member, self, sequence, now))
-        if plain and not call.marked and call.request_metadata is None:
+        if plain and not call.marked:
             post = self._post_call
-            post(number, target.path, remaining, arguments)
+            post(number, target.path, remaining, arguments, call.request_metadata)
         else:
             message: Message = [m.CALL, number, target.path, remaining, arguments, call.request_metadata]
             if call.marked:

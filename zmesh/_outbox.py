@@ -63,20 +63,25 @@ class Outbox:
         if self._size >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
             self._full()
 
-    def call(self, number: int, path: str, remaining: int, arguments: object) -> None:
-        """Post a CALL without metadata. Those of one method, one behind the other, leave as one message: it costs both
-        sides less to look at."""
+    def call(self, number: int, path: str, remaining: int, arguments: object, metadata: object) -> None:
+        """Post a CALL. Those of one method, one behind the other, leave as one message: both sides have less to look
+        at."""
         if self.divert is not None:
-            self.post([CALL, number, path, remaining, arguments, None])
+            self.post([CALL, number, path, remaining, arguments, metadata])
             return
         row = self._row
-        if number == self._next and row[2] is path and row[3] == remaining:
+        if (
+            number == self._next
+            and row[2] is path
+            and row[3] == remaining
+            and (row[5] is metadata or row[5] == metadata)
+        ):
             if row[0] == CALLS:
                 row[4].append(arguments)
             else:
-                row[:] = [CALLS, *row[1:4], [row[4], arguments]]
+                row[0], row[4] = CALLS, [row[4], arguments]
         else:
-            self._row = row = [CALL, number, path, remaining, arguments, None]
+            self._row = row = [CALL, number, path, remaining, arguments, metadata]
             self._messages.append(row)
         self._next = number + 1
         self._size += 1

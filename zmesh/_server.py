@@ -423,6 +423,7 @@ class Server:
     def row_received(self, link: Link, row: Message, waited: int, now: float) -> None:
         """CALLS came: as `received` for each of them, where none asks for a closer look."""
         _, number, path, remaining, every = row[:5]
+        metadata = row[5] if len(row) > 5 else None
         handler = self._handlers.get(path)
         left: int = remaining - waited  # type: ignore[operator]
         calls: int = len(every)  # type: ignore[arg-type]
@@ -447,9 +448,11 @@ class Server:
         here, queue = link.running, self._queue
         for arguments in every:  # type: ignore[attr-defined]
             if number in here:
-                self.received(link, [m.CALL, number, path, remaining, arguments, None], waited, now)
+                self.received(link, [m.CALL, number, path, remaining, arguments, metadata], waited, now)
             else:
                 running = here[number] = Running(self, link, handler, number, arguments, now, deadline)  # type: ignore[index,arg-type]
+                if metadata:
+                    running.metadata = metadata  # type: ignore[assignment]
                 self._count += 1
                 queue.append(running)
             number = number + 1 & m.LIMIT  # type: ignore[operator]
