@@ -73,7 +73,7 @@ SYSTEMS = {
     ),
     "zmesh-plain": System(
         "zmesh_",
-        "as zmesh-untyped, without metadata: calls in a row share a message",
+        "as zmesh-untyped, without metadata",
         (*_ZMESH, "uvloop"),
         _ALL,
         "plain",
