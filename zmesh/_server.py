@@ -767,7 +767,8 @@ class Server:
                 raise DeadlineExceeded(f"{method.schema.path} expired before it ran: {self._name!r} was held up")
             current.set(running)  # a plain `def` that returns an iterator runs right here
             coroutine: Coroutine[Any, Any, Any]
-            if method.direct:
+            direct = method.direct
+            if direct:
                 invoke = method.invoke
                 coroutine = invoke(method.function, running.arguments)
                 running.started = True
@@ -779,7 +780,9 @@ class Server:
             try:
                 awaited = context.run(coroutine.send, None)
             except StopIteration as finished:
-                self._answer(running, finished.value)
+                value = finished.value
+                if not direct or self.draining or running.answered or not self._answer_at_once(running, value):
+                    self._answer(running, value)
             else:
                 running.arguments = None
                 return self._finish(running, _Rest(context, coroutine, awaited), now)
@@ -883,6 +886,22 @@ class Server:
                 raise  # disposed of, perhaps with its loop: nobody drives this any more
             self._failed(running, error)
 
+    def _answer_at_once(self, running: Running, value: object) -> bool:
+        """As `_answer`, `_answered` and `_over`, for what most calls come to: a handler that did not wait, and a value
+        without much to convert. Whether it was that."""
+        method, link, number = running.method, running.link, running.number
+        dump, reply, time = method.dump_flat, link.reply_flat, self.time
+        result = dump(value)
+        if result is ABSENT or running.reply_metadata is not None:
+            return False
+        reply(number, result)
+        running.answered = running.over = True
+        del link.running[number]
+        self._count -= 1
+        self._ended = now = time()
+        method.took.append(now - running.arrived)  # the report that follows answers takes it in
+        return True
+
     def _answer(self, running: Running, value: object) -> None:
         """A handler has returned. Raises Internal where the value does not fit its annotation."""
         method, link = running.method, running.link
@@ -896,14 +915,6 @@ class Server:
                 if result is ABSENT:
                     result = schema.dump_result(value)
                 link.reply(running.number, result, running.reply_metadata, schema.buffers_in_result)
-            if method.direct and not self.draining and not running.waited:  # as `_answered` and `_over` have it
-                running.answered = running.over = True
-                link.running.pop(running.number, None)
-                self._count -= 1
-                time = self.time
-                self._ended = now = time()
-                method.took.append(now - running.arrived)
-                return
             self._answered(running)
         self._over(running)
 
