@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
-from ._call import NO_METADATA, Call
+from ._call import NO_METADATA, Call, make_room
 from ._core import messages as m
 from ._core.admission import LOTS, rank_of
 from ._core.budget import Budget
@@ -168,6 +168,12 @@ class Outgoing(Call[Any]):
     def lost(self, attempt: Attempt) -> RpcError:
         """The error where its stream had begun on a peer that is gone."""
         raise NotImplementedError
+
+
+make_room(
+    Outgoing, "client", "target", "request_metadata", "arguments", "plain", "special", "marked", "attempts", "tries",
+    "deadline", "future", "link", "node", "metadata", "may_have_run", "previous", "avoid", "refusal", "rank",
+)  # fmt: skip
 
 
 class Client:

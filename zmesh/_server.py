@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mappi
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
-from ._call import NO_METADATA
+from ._call import NO_METADATA, make_room
 from ._core import messages as m
 from ._core.admission import DEFAULT_PRIORITY, LOTS, PRIORITIES, Admission, rank_of
 from ._core.messages import Message, ProtocolError
@@ -220,6 +220,12 @@ class Running:
             self.deadline = math.inf
             if self.bucket is not None:
                 self.bucket.pop(self, None)
+
+
+make_room(
+    Running, "server", "link", "method", "number", "arguments", "arrived", "deadline", "metadata", "answered", "over",
+    "waited", "reply_metadata", "begun", "started", "task", "bucket", "more",
+)  # fmt: skip
 
 
 class _Arguments(AsyncIterator[Any]):
