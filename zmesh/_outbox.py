@@ -217,15 +217,32 @@ class Outbox:
     def _turn_page(self) -> None:
         """Encode what was posted, and send it, unless others wait before it."""
         link, now = self._link, self._time()
-        if link.owes_report:
-            report = link.report_due(now)
-            if report is not None:
-                self._messages.append(report)
-        messages, frames = self._messages, self._frames
+        messages = self._messages
+        if link.owes_report and now >= link.next_report and (report := link.report_now(now)) is not None:
+            messages.append(report)
         if not messages:
             return
         self._messages, self.next, self._size = [], _NOTHING, 0
         clock = int(now * 1000) & LIMIT
+        if not self._frames:
+            try:
+                envelope = encode(link.to, clock, messages)
+            except (TypeError, ValueError):
+                pass
+            else:
+                if len(envelope) <= link.limit:
+                    channel = link.channel
+                    if not self._pages and channel is not None and channel.send([envelope]) is _TAKEN:
+                        self.flushed = link.sequence
+                    else:
+                        self._pages.append(([envelope], link.sequence))
+                    return
+        frames, self._frames = self._frames, []
+        self._turn_unusual(clock, messages, frames)
+
+    def _turn_unusual(self, clock: int, messages: list[Message], frames: list[Frame]) -> None:
+        """As `_turn_page`, with large values behind it, or what does not leave, or not in one envelope."""
+        link = self._link
         formless: list[tuple[Message, str]] = []  # with a value that CBOR does not carry
         too_long: list[tuple[Message, str]] = []
         try:
@@ -233,18 +250,11 @@ class Outbox:
         except (TypeError, ValueError):
             messages = self._encodable(single(messages), formless)
             envelope = encode(link.to, clock, messages)
-        page: list[Frame] = [envelope]
-        fits = len(envelope) <= link.limit
-        if frames:
-            self._frames = []
-            page += frames
-            fits = fits and _bytes(page) <= link.limit + MARGIN
-        if not fits:
+        page: list[Frame] = [envelope, *frames]
+        if len(envelope) > link.limit or _bytes(page) > link.limit + MARGIN:
             self._split(clock, single(messages), frames, too_long)
-        elif self._pages or link.channel is None or link.channel.send(page) is not _TAKEN:
-            self._pages.append((page, link.sequence))
         else:
-            self.flushed = link.sequence
+            self._pages.append((page, link.sequence))
         if too_long or formless:
             self._refuse([*too_long, *formless])
 

@@ -1017,6 +1017,7 @@ class Server:
         if running.over:
             return
         running.over = True
+        running.arguments = None  # who still looks at it must not keep what came with it
         self._count -= 1
         if running.waited:
             self._waiting.pop(running, None)
