@@ -19,7 +19,7 @@ def make_room(cls: type, *names: str) -> None:
     instances alone: what is set later, on the thirtieth that is made before any has it, costs a dictionary for each
     (`SHARED_KEYS_MAX_SIZE` in its Objects/dictobject.c).
     """
-    first = cls.__new__(cls)
+    first: object = object.__new__(cls)
     for name in names:
         setattr(first, name, None)
 

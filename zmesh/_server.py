@@ -902,6 +902,7 @@ class Server:
             return False
         reply(number, result)
         running.answered = running.over = True
+        running.arguments = None
         del link.running[number]
         self._count -= 1
         self._ended = now = time()
