@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import zmesh
 import zmesh.testing
+from zmesh._call import make_room
 from zmesh._core import messages as m
 from zmesh._core.wire import decode
 from zmesh.testing import Mesh
@@ -268,3 +270,16 @@ async def test_a_refused_call_that_waits_for_another_try_is_forgotten_at_its_dea
         assert not client.node._hub.client._parked  # type: ignore[union-attr]
 
     await client.run(main())
+
+
+def test_what_is_set_late_on_many_at_once_costs_no_dictionary_each() -> None:
+    class Late:
+        one: int
+        two: int
+        three: int
+
+    make_room(Late, "one", "two", "three")
+    many = [Late() for _ in range(100)]
+    for each in many:
+        each.one = each.two = each.three = 1
+    assert not any(type(held) is dict for each in many for held in gc.get_referents(each))
