@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import zmesh
 import zmesh.testing
+from zmesh._call import make_room
 from zmesh._core import messages as m
 from zmesh._core.wire import decode
 from zmesh.testing import Mesh
@@ -73,6 +76,58 @@ async def _rows() -> None:
     ]
     link.reply_flat(1, "x")  # another page: nothing is added to what has left
     assert await sent() == [[m.REPLY, 1, "x", None]]
+
+
+def test_only_what_differs_by_its_arguments_joins_the_call_before() -> None:
+    asyncio.run(_joining())
+
+
+async def _joining() -> None:
+    link, channel = open_link(FakeOwner())
+    member: Any = SimpleNamespace(in_flight=0)
+    method: Any = SimpleNamespace(path="A.b", buffers=False)
+    other: Any = SimpleNamespace(path="A.b", buffers=False, load=int)  # the same method, by another client
+
+    def send(target: Any, timeout: float = 1.0, retry: bool = False, **differs: Any) -> bool:
+        call: Any = SimpleNamespace(
+            target=target, arguments=[], request_metadata=None, marked=False, plain=True, marks=lambda: [True]
+        )
+        vars(call).update(differs)
+        if not retry and link.call_again(call, member, 0.0, timeout):
+            assert call.attempts == (link.pending[link.sequence],)
+            return True
+        link.call(call, member, 0.0, int(timeout * 1000))
+        if not retry:
+            link.like(call, timeout)
+        return False
+
+    assert [send(method) for _ in range(3)] == [False, True, True]
+    assert [send(other), send(other), send(method)] == [False, True, False]
+    assert [send(method, 2.0), send(method, 2.0), send(method)] == [False, True, False]
+    assert [send(method, marked=True), send(method)] == [False, False]
+    assert [send(method, plain=False), send(method)] == [False, True]
+    tenant = {"tenant": "a"}
+    assert [send(method, request_metadata=tenant), send(method, request_metadata=tenant), send(method)] == [0, 1, 0]
+    elsewhere: Any = SimpleNamespace(path="A.c", buffers=False)
+    assert [send(elsewhere, retry=True), send(method), send(method)] == [False, False, True]
+    link.cancel(2)
+    assert not send(method)
+    await asyncio.sleep(0)
+    assert not send(method)  # that page has left
+    assert member.in_flight == 7  # the others are counted by the client
+    sent = [(row[0], row[1], row[2], len(row[4])) for row in decode(channel.sent[-1])[2] if row[0] != m.CANCEL]
+    assert sent == [
+        (m.CALLS, 1, "A.b", 6),
+        (m.CALLS, 7, "A.b", 2),
+        (m.CALL, 9, "A.b", 0),
+        (m.CALL, 10, "A.b", 0),
+        (m.CALLS, 11, "A.b", 3),
+        (m.CALLS, 14, "A.b", 2),
+        (m.CALL, 16, "A.b", 0),
+        (m.CALL, 17, "A.c", 0),
+        (m.CALLS, 18, "A.b", 2),
+        (m.CALL, 20, "A.b", 0),
+    ]
 
 
 def test_a_row_taken_apart() -> None:
@@ -215,3 +270,16 @@ async def test_a_refused_call_that_waits_for_another_try_is_forgotten_at_its_dea
         assert not client.node._hub.client._parked  # type: ignore[union-attr]
 
     await client.run(main())
+
+
+def test_what_is_set_late_on_many_at_once_costs_no_dictionary_each() -> None:
+    class Late:
+        one: int
+        two: int
+        three: int
+
+    make_room(Late, "one", "two", "three")
+    many = [Late() for _ in range(100)]
+    for each in many:
+        each.one = each.two = each.three = 1
+    assert not any(type(held) is dict for each in many for held in gc.get_referents(each))

@@ -7,9 +7,22 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mappi
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
-__all__ = ["NO_METADATA", "Call", "LocalStream", "Stream"]
+__all__ = ["NO_METADATA", "Call", "LocalStream", "Stream", "make_room"]
 
 R = TypeVar("R")
+
+
+def make_room(cls: type, *names: str) -> None:
+    """Let instances of a class hold these attributes as they hold those that `__init__` sets.
+
+    CPython keeps attributes in the instance where its class knows of their names, which it learns from the first
+    instances alone: what is set later, on the thirtieth that is made before any has it, costs a dictionary for each
+    (`SHARED_KEYS_MAX_SIZE` in its Objects/dictobject.c).
+    """
+    first: object = object.__new__(cls)
+    for name in names:
+        setattr(first, name, None)
+
 
 NO_METADATA: Mapping[str, str | bytes] = MappingProxyType({})
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
-from ._call import NO_METADATA, Call
+from ._call import NO_METADATA, Call, make_room
 from ._core import messages as m
 from ._core.admission import LOTS, rank_of
 from ._core.budget import Budget
@@ -170,6 +170,12 @@ class Outgoing(Call[Any]):
         raise NotImplementedError
 
 
+make_room(
+    Outgoing, "client", "target", "request_metadata", "arguments", "plain", "special", "marked", "attempts", "tries",
+    "deadline", "future", "link", "node", "metadata", "may_have_run", "previous", "avoid", "refusal", "rank",
+)  # fmt: skip
+
+
 class Client:
     """See the module."""
 
@@ -233,10 +239,10 @@ class Client:
             raise type(self.closed)(self.closed.message, may_have_run=False)
         time, create_future = self._time, self._create_future
         now = time()
-        call.deadline = now + timeout
+        call.deadline = deadline = now + timeout
         if current.get() is not None:
-            self._inherit(call)
-        bucket = self._deadlines.add(call.deadline, call, now)
+            deadline = self._inherit(call)
+        bucket = self._deadlines.add(deadline, call, now)
         target = call.target
         target.budget.calls += 1
         # A call that is alone goes on at once when it is answered. Where there are many, a turn of the loop serves them
@@ -247,14 +253,14 @@ class Client:
         candidates = self._known.get(target.key)
         if candidates and not special and not self._odd:
             one = len(candidates) == 1
-            member = candidates[0 if one else self._policy.choose(candidates, target.path, now)]
+            member = candidates[0] if one else candidates[self._policy.choose(candidates, target.path, now)]
             link = member.link
             if link is not None and link.usable:
-                self._attempt(call, member, link, now)
-            else:
-                self._start(call, now)
-        else:
-            self._start(call, now)
+                if not link.call_again(call, member, now, timeout):
+                    self._attempt(call, member, link, now)
+                    link.like(call, timeout)
+                return bucket
+        self._start(call, now)
         if special and call.hedge_after is not None:
             after = call.hedge_after
             delay = after if not isinstance(after, str) else self.judge.hedge_delay(call, after, now)
@@ -262,14 +268,15 @@ class Client:
                 self._deadlines.add(now + delay, _Hedge(call), now)
         return bucket
 
-    def _inherit(self, call: Outgoing) -> None:
-        """What a call that is made by a handler has of the one that it serves."""
+    def _inherit(self, call: Outgoing) -> float:
+        """What a call that is made by a handler has of the one that it serves; its deadline."""
         inherited = inheritance()
         if inherited is not None:
             call.deadline = min(call.deadline, inherited[0])
             own = call.rank
             call.rank = inherited[1] if own is None else rank_of(own // LOTS, inherited[1])
             call.marked = True
+        return call.deadline
 
     def put_down(self, call: Outgoing, timeout: float) -> dict[Callable[[], None], float]:
         """A new deadline for a call; the bucket that it waits in."""

@@ -205,6 +205,29 @@ class Link:
             self.post(message)
         return attempt
 
+    def like(self, call: Outgoing, timeout: float) -> None:
+        """What the call that was just sent has in common with others that may follow it at once."""
+        self._outbox.like = call.target, call.request_metadata, timeout
+
+    def call_again(self, call: Outgoing, member: Member[Link], now: float, timeout: float) -> bool:
+        """As `call`, for one on which nothing was tried yet, where it differs from the one before it by its arguments
+        alone; whether it does. timeout: seconds that its caller gave it."""
+        outbox, number = self._outbox, self.sequence + 1
+        if (
+            outbox.next != number
+            or outbox.like != (call.target, call.request_metadata, timeout)
+            or call.marked
+            or not call.plain
+        ):
+            return False
+        self.sequence = number
+        attempt = self.pending[number] = _new_attempt((call, member, self, number, now))
+        call.attempts, call.tries = (attempt,), 1
+        member.in_flight += 1
+        member.called_at = now
+        outbox.join(call.arguments)
+        return True
+
     def credit(self, number: int, answer: bool, items: int) -> None:
         """Let the peer send so many more items of a stream."""
         self.post([m.CREDIT, number, answer, items])

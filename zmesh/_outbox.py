@@ -39,9 +39,10 @@ class Outbox:
         self.flushed = 0  # the sequence of the last call that was handed to the transport
         self._messages: list[Message] = []
         self._size = 0  # of the page, in messages; those of a row count singly
-        self._next = _NOTHING  # what may join the last message of the page: the call of this number, or any answer
+        self.next = _NOTHING  # what may join the last message of the page: the call of this number, or any answer
         self._row: Any = None  # that message
         self._shared: tuple[object, ...] = ()  # path, remaining time and metadata of its calls
+        self.like: tuple[object, ...] = ()  # as the client knows them: see `Link.call_again`
         self._arguments: list[object] | None = None  # of its calls, once there are two
         self._numbers: list[int] = []  # of its answers
         self._values: list[object] = []
@@ -61,7 +62,7 @@ class Outbox:
                 return
             message = instead
         self._messages.append(message)
-        self._next = _NOTHING
+        self.next = _NOTHING
         self._size += 1
         if not self._armed:
             self._arm()
@@ -71,31 +72,33 @@ class Outbox:
     def call(self, number: int, path: str, remaining: int, arguments: object, metadata: object) -> None:
         """Post a CALL. Those of one method, one behind the other, leave as one message: both sides have less to look
         at."""
-        if number == self._next and self._shared == (path, remaining, metadata):
-            together = self._arguments
-            if together is not None:
-                together.append(arguments)
-            else:
-                row = self._row
-                self._arguments = [row[4], arguments]
-                row[0], row[4] = CALLS, self._arguments
+        if number == self.next and self._shared == (path, remaining, metadata):
+            self.join(arguments)
         elif self.divert is not None:
             self.post([CALL, number, path, remaining, arguments, metadata])
-            return
         else:
-            self._row = row = [CALL, number, path, remaining, arguments, metadata]
-            self._shared, self._arguments = (path, remaining, metadata), None
-            self._messages.append(row)
-            if not self._armed:
-                self._arm()
-        self._next = number + 1
+            self.post(row := [CALL, number, path, remaining, arguments, metadata])
+            if self._messages:  # else that page was full, and has left
+                self._row, self._shared, self._arguments, self.like = row, (path, remaining, metadata), None, ()
+                self.next = number + 1
+
+    def join(self, arguments: object) -> None:
+        """Post a CALL that has the number after the one before it, and all else but its arguments in common with it."""
+        together = self._arguments
+        if together is not None:
+            together.append(arguments)
+        else:
+            row = self._row
+            self._arguments = [row[4], arguments]
+            row[0], row[4] = CALLS, self._arguments
+        self.next += 1
         self._size = size = self._size + 1
         if size >= _PAGE_MESSAGES:
             self._full()
 
     def reply(self, number: int, value: object) -> None:
         """Post a REPLY without metadata; as `call`. A load report is owed with it."""
-        if self._next == _MORE_ANSWERS:
+        if self.next == _MORE_ANSWERS:
             self._numbers.append(number)
             self._values.append(value)
         else:
@@ -103,15 +106,15 @@ class Outbox:
             if self.divert is not None:
                 self.post([REPLY, number, value, None])
                 return
-            if self._next == _ANSWER:
+            if self.next == _ANSWER:
                 row = self._row
                 self._numbers, self._values = [row[1], number], [row[2], value]
                 row[:] = [REPLIES, self._numbers, self._values]
-                self._next = _MORE_ANSWERS
+                self.next = _MORE_ANSWERS
             else:
                 self._row = row = [REPLY, number, value, None]
                 self._messages.append(row)
-                self._next = _ANSWER
+                self.next = _ANSWER
                 if not self._armed:
                     self._arm()
         self._size = size = self._size + 1
@@ -121,7 +124,7 @@ class Outbox:
     def _arm(self) -> None:
         """Something was posted: it leaves at the end of this turn of the loop, or is dropped where nothing does."""
         if self._closed:
-            self._messages, self._next = [], _NOTHING
+            self._messages, self.next = [], _NOTHING
         else:
             self._armed = True
             self._handle = self._loop.call_soon(self._flush)
@@ -160,7 +163,7 @@ class Outbox:
             if before:  # they are numbered behind others of the page
                 aside.clear()
                 tree = externalize(value, aside, inline_limit)
-            bulk.aside, self.divert, self._next = aside, bulk.divert, _NOTHING
+            bulk.aside, self.divert, self.next = aside, bulk.divert, _NOTHING
         return tree
 
     def add_pages(self, pages: list[list[Frame]]) -> None:
@@ -219,7 +222,7 @@ class Outbox:
             messages.append(report)
         if not messages:
             return
-        self._messages, self._next, self._size = [], _NOTHING, 0
+        self._messages, self.next, self._size = [], _NOTHING, 0
         clock = int(now * 1000) & LIMIT
         if not self._frames:
             try:

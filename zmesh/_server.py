@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mappi
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
-from ._call import NO_METADATA
+from ._call import NO_METADATA, make_room
 from ._core import messages as m
 from ._core.admission import DEFAULT_PRIORITY, LOTS, PRIORITIES, Admission, rank_of
 from ._core.messages import Message, ProtocolError
@@ -220,6 +220,12 @@ class Running:
             self.deadline = math.inf
             if self.bucket is not None:
                 self.bucket.pop(self, None)
+
+
+make_room(
+    Running, "server", "link", "method", "number", "arguments", "arrived", "deadline", "metadata", "answered", "over",
+    "waited", "reply_metadata", "begun", "started", "task", "bucket", "more",
+)  # fmt: skip
 
 
 class _Arguments(AsyncIterator[Any]):
@@ -767,7 +773,8 @@ class Server:
                 raise DeadlineExceeded(f"{method.schema.path} expired before it ran: {self._name!r} was held up")
             current.set(running)  # a plain `def` that returns an iterator runs right here
             coroutine: Coroutine[Any, Any, Any]
-            if method.direct:
+            direct = method.direct
+            if direct:
                 invoke = method.invoke
                 coroutine = invoke(method.function, running.arguments)
                 running.started = True
@@ -779,7 +786,9 @@ class Server:
             try:
                 awaited = context.run(coroutine.send, None)
             except StopIteration as finished:
-                self._answer(running, finished.value)
+                value = finished.value
+                if not direct or self.draining or running.answered or not self._answer_at_once(running, value):
+                    self._answer(running, value)
             else:
                 running.arguments = None
                 return self._finish(running, _Rest(context, coroutine, awaited), now)
@@ -883,6 +892,23 @@ class Server:
                 raise  # disposed of, perhaps with its loop: nobody drives this any more
             self._failed(running, error)
 
+    def _answer_at_once(self, running: Running, value: object) -> bool:
+        """As `_answer`, `_answered` and `_over`, for what most calls come to: a handler that did not wait, and a value
+        without much to convert. Whether it was that."""
+        method, link, number = running.method, running.link, running.number
+        dump, reply, time = method.dump_flat, link.reply_flat, self.time
+        result = dump(value)
+        if result is ABSENT or running.reply_metadata is not None:
+            return False
+        reply(number, result)
+        running.answered = running.over = True
+        running.arguments = None
+        del link.running[number]
+        self._count -= 1
+        self._ended = now = time()
+        method.took.append(now - running.arrived)  # the report that follows answers takes it in
+        return True
+
     def _answer(self, running: Running, value: object) -> None:
         """A handler has returned. Raises Internal where the value does not fit its annotation."""
         method, link = running.method, running.link
@@ -896,15 +922,6 @@ class Server:
                 if result is ABSENT:
                     result = schema.dump_result(value)
                 link.reply(running.number, result, running.reply_metadata, schema.buffers_in_result)
-            if method.direct and not self.draining and not running.waited:  # as `_answered` and `_over` have it
-                running.answered = running.over = True
-                running.arguments = None
-                link.running.pop(running.number, None)
-                self._count -= 1
-                time = self.time
-                self._ended = now = time()
-                method.took.append(now - running.arrived)
-                return
             self._answered(running)
         self._over(running)
 

@@ -74,7 +74,14 @@ class Watch:
 
     def _see_begin(self, inner: Any, call: Any, timeout: float) -> Any:
         self.counts["calls"] += 1
-        return inner(call, timeout)
+        before = self.counts["attempts"]
+        bucket = inner(call, timeout)
+        if call.tries and self.counts["attempts"] == before:  # it joined the one before it
+            (attempt,) = call.attempts
+            self._judge_choice(call, attempt.member, attempt.started)
+            self.counts["attempts"] += 1
+            self.chosen.append((call, attempt.member))
+        return bucket
 
     def _see_second(self, inner: Any, call: Any, *, hedge: bool) -> None:
         before = call.tries
