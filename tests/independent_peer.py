@@ -238,9 +238,10 @@ class Link:
                 self.answers[number] = (value, metadata)
             case [5, number, code, text, ran, fields, *_] if self.opened.pop(number, None):
                 self.answers[number] = Status(code, text, ran, fields)
-            case [12, first, path, remaining, every, *_]:
+            case [12, first, path, remaining, every, *shared]:
                 for place, arguments in enumerate(every):
-                    self.take_call((first + place) % WRAP, path, remaining - waited, arguments, None)
+                    metadata = shared[0] if shared else None
+                    self.take_call((first + place) % WRAP, path, remaining - waited, arguments, metadata)
             case [13, numbers, values, *_]:
                 for number, value in zip(numbers, values, strict=True):
                     if self.opened.pop(number, None):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import zmesh
 import zmesh.testing
+from zmesh._clients import Options
 from zmesh.testing import Mesh
 
 
@@ -329,6 +330,7 @@ async def test_metadata_travels_both_ways(mesh: Mesh) -> None:
 
 @zmesh.testing.simulated()
 async def test_options_are_kept_changed_and_checked(mesh: Mesh) -> None:
+    assert Options().change({"metadata": {"tenant": "a"}}) == Options(metadata={"tenant": "a"})  # and no other
     node, shop = await shop_and_client(mesh)
     await shop.nothing()
     for client in (shop, node.client("Shop")):

@@ -47,19 +47,24 @@ async def _rows() -> None:
         return decode(channel.sent[-1])[2]
 
     for number, path, remaining in ((1, "A.b", 100), (2, "A.b", 100), (4, "A.b", 100), (5, "A.b", 99), (6, "A.c", 99)):
-        link._outbox.call(number, path, remaining, [number])
+        link._outbox.call(number, path, remaining, [number], None)
+    for number, metadata in ((7, {"a": "b"}), (8, {"a": "b"}), (9, {"a": "c"}), (10, None)):
+        link._outbox.call(number, "A.c", 99, [number], metadata)
     link.reply_flat(7, "x")
     link.post([m.CANCEL, 5])
     link.reply_flat(8, "y")
     link.reply_flat(9, None)
     link.reply_flat(9, "z")
-    link._outbox.call(m.LIMIT, "A.c", 99, [])
-    link._outbox.call(0, "A.c", 99, [])
+    link._outbox.call(m.LIMIT, "A.c", 99, [], None)
+    link._outbox.call(0, "A.c", 99, [], None)
     assert await sent() == [
-        [m.CALLS, 1, "A.b", 100, [[1], [2]]],
+        [m.CALLS, 1, "A.b", 100, [[1], [2]], None],
         [m.CALL, 4, "A.b", 100, [4], None],
         [m.CALL, 5, "A.b", 99, [5], None],
         [m.CALL, 6, "A.c", 99, [6], None],
+        [m.CALLS, 7, "A.c", 99, [[7], [8]], {"a": "b"}],
+        [m.CALL, 9, "A.c", 99, [9], {"a": "c"}],
+        [m.CALL, 10, "A.c", 99, [10], None],
         [m.REPLY, 7, "x", None],
         [m.CANCEL, 5],
         [m.REPLIES, [8, 9, 9], ["y", None, "z"]],
@@ -73,6 +78,9 @@ async def _rows() -> None:
 def test_a_row_taken_apart() -> None:
     row: m.Message = [m.CALLS, m.LIMIT, "A.b", 5, [{"a": 1}, [2]]]
     calls: list[m.Message] = [[m.CALL, m.LIMIT, "A.b", 5, {"a": 1}, None], [m.CALL, 0, "A.b", 5, [2], None]]
+    assert m.single([[*row, None]]) == calls
+    tenant: m.Message = [m.CALL, m.LIMIT, "A.b", 5, {"a": 1}, {"tenant": "a"}]
+    assert m.single([[*row, {"tenant": "a"}, "later"]])[0] == tenant
     replies: m.Message = [m.REPLIES, [1, 2, 3], ["x", None]]
     apart: list[m.Message] = [[m.REPLY, 1, "x", None], [m.REPLY, 2, None, None], [m.REPLY, 3]]
     assert m.single([row, [m.DRAIN], replies]) == [*calls, [m.DRAIN], *apart]
@@ -110,6 +118,42 @@ async def test_each_call_of_a_row_has_its_own_answer(mesh: Mesh) -> None:
         peer = next(iter(client.node._hub.client.judge.stats()["peers"].values()))  # type: ignore[union-attr]
         assert peer["in_flight"] == 0
         assert peer["answered"] == 1 + 3 * (len(values) - 1) + 5
+
+    await client.run(main())
+
+
+class Tenants(zmesh.Service):
+    @zmesh.rpc
+    async def tenant(self, spoil: bool) -> dict[str, str]:
+        metadata: Any = zmesh.context().metadata
+        if spoil:
+            with pytest.raises(TypeError):
+                metadata["tenant"] = "mine"
+        return {key: str(value) for key, value in metadata.items()}
+
+
+@zmesh.testing.simulated()
+async def test_each_call_of_a_row_has_its_metadata(mesh: Mesh) -> None:
+    host = await mesh.start(Tenants())
+    client = await mesh.start()
+    plain = client.node.client(Tenants)
+
+    async def main() -> None:
+        await plain.tenant(False)
+        rows: list[tuple[int, object]] = []
+        server: Any = host.node._hub
+        received = server.calls_received
+
+        def calls_received(link: Any, row: Any, waited: int, now: float) -> None:
+            rows.append((len(row[4]), row[5]))
+            received(link, row, waited, now)
+
+        server.calls_received = calls_received
+        a, b = (plain.options(metadata={"tenant": name}) for name in "ab")
+        clients = [a, a, a, b, b, plain, plain]
+        answers = await asyncio.gather(*(each.tenant(place == 0) for place, each in enumerate(clients)))
+        assert answers == [{"tenant": "a"}] * 3 + [{"tenant": "b"}] * 2 + [{}] * 2
+        assert rows == [(3, {"tenant": "a"}), (2, {"tenant": "b"}), (2, None)]
 
     await client.run(main())
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from zmesh._signature import ABSENT
 from zmesh._values import dump_untyped, load_untyped
 from zmesh.errors import Internal, InvalidArgument
 from zmesh.schema import MethodSchema, UnresolvedAnnotation, schema_of
@@ -40,6 +41,51 @@ class Level(enum.IntEnum):
 class Point:
     x: int
     y: float = 0.0
+
+
+@dataclasses.dataclass
+class Flat:
+    n: int
+    text: str
+
+
+@dataclasses.dataclass(slots=True, order=True)
+class FlatSlots:
+    n: int
+    text: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FlatFrozen:
+    n: int
+    text: str
+
+
+@dataclasses.dataclass
+class FlatChecked:
+    n: int
+    text: str
+
+    def __post_init__(self) -> None:
+        self.checked = True
+
+
+@dataclasses.dataclass
+class FlatGuarded:
+    n: int
+    text: str
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+
+@dataclasses.dataclass
+class FlatLimited:
+    n: Annotated[int, msgspec.Meta(gt=1)]
+    text: bytes
+
+
+FLAT = [Flat, FlatSlots, FlatFrozen, FlatChecked, FlatGuarded, FlatLimited]
 
 
 @dataclasses.dataclass
@@ -464,6 +510,66 @@ class TestChecking:
 
 
 class TestBinaries:
+    @pytest.mark.parametrize("cls", FLAT)
+    @pytest.mark.parametrize("n", [1, True, 1.0, "1", None, Level.LOW, np.int64(1), 2**70])
+    @pytest.mark.parametrize("text", ["x", b"x", None])
+    def test_a_dataclass_of_scalars_is_converted_as_by_msgspec(self, cls: type, n: Any, text: Any) -> None:
+        method = method_of(cls)
+        form = method._signature.result
+        given = cls(n, text)
+        tree = {"n": n, "text": text}
+
+        def outcome(convert: Callable[[Any], Any], value: Any) -> object:
+            try:
+                converted = convert(value)
+            except Exception as error:
+                return type(error.__cause__ or error)
+            return (type(converted), converted)
+
+        def sent(value: Any) -> object:
+            return method.binder(value)["value"]
+
+        def answered(value: Any) -> object:
+            flat = method.dump_flat(value)
+            return method.dump_result(value) if flat is ABSENT else flat
+
+        def invoked(wire: Any) -> Any:
+            return method.invoke(lambda value: value, {"value": wire})
+
+        for mine in (sent, answered):
+            assert outcome(mine, given) == outcome(form.dump, given)
+        for ours in (method.load_result, invoked):
+            for wire in (
+                tree,
+                tree | {"more": 1},
+                {"n": n},
+                {"text": text, "n": n},
+                {"n": n, "other": text},
+                [n, text],
+            ):
+                assert outcome(ours, dict(wire) if isinstance(wire, dict) else wire) == outcome(form.load, wire)
+
+    @pytest.mark.parametrize("cls", FLAT[:2])
+    def test_a_dataclass_of_scalars_takes_no_conversion(self, cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
+        method = method_of(cls)
+
+        def slow(*args: object, **kwargs: object) -> object:
+            raise AssertionError("went through a conversion")
+
+        monkeypatch.setattr(msgspec, "convert", slow)
+        monkeypatch.setattr(msgspec, "to_builtins", slow)
+        given, tree = cls(1, "x"), {"n": 1, "text": "x"}
+        assert method.binder(given) == {"value": tree}
+        assert method.invoke(lambda value: value, {"value": dict(tree)}) == given
+        assert method.dump_flat(given) == tree
+        assert method.load_result(dict(tree)) == given
+
+    def test_a_field_that_was_deleted_is_as_msgspec_has_it(self) -> None:
+        given = Flat(1, "x")
+        del given.n
+        with pytest.raises(InvalidArgument, match="missing required field `n`"):
+            method_of(Flat).binder(given)
+
     def test_a_memoryview_is_not_copied(self) -> None:
         view = memoryview(b"abc")
         method = method_of(memoryview)

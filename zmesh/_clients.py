@@ -77,9 +77,9 @@ class Options:
         metadata = given.get("metadata", self.metadata)
         if metadata is not None:
             metadata = dict(metadata)
-            for key, value in metadata.items():
-                if not isinstance(key, str) or not isinstance(value, (str, bytes)):
-                    raise TypeError(f"metadata maps str to str or bytes, got {key!r}: {value!r:.60}")
+            for entry, value in metadata.items():
+                if not isinstance(entry, str) or not isinstance(value, (str, bytes)):
+                    raise TypeError(f"metadata maps str to str or bytes, got {entry!r}: {value!r:.60}")
         hedge_after = given.get("hedge_after", self.hedge_after)
         priority = given.get("priority", self.priority)
         if priority is not None and not (type(priority) is int and 0 <= priority < PRIORITIES):

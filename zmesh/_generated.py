@@ -1,12 +1,13 @@
 """What every call of a method passes, generated for its annotations, as dataclasses generate `__init__`: a loop over
 parameters and a function for each value cost several times as much as all else that a call does here.
 
-Most values are scalars, or dicts and lists of scalars, that need neither conversion nor a search for large binary
-values. The generated code asks for the classes in them, and hands everything else to `Form`.
+Most values are scalars, or dicts, lists and dataclasses of scalars, that need neither checks of msgspec's nor a search
+for large binary values. The generated code asks for the classes in them, and hands everything else to `Form`.
 """
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +33,8 @@ _SCOPE: Final = {
     "_zmesh_list": list,
     "_zmesh_names": frozenset({str}),
     "_zmesh_key_error": KeyError,
+    "_zmesh_exception": Exception,
+    "_zmesh_new": object.__new__,
 }
 
 
@@ -53,7 +56,8 @@ def make_caller(method: MethodSchema, parameters: Sequence[Parameter]) -> Callab
             if each.form.may_hold_buffers:
                 convert.append("_zmesh_plain = False")
             flat = f"{each.name} = {each.name}.copy()"  # what its owner does with it then is no affair of the call
-            check = _by_class(scope, number, each.name, each.form, [], flat, convert, without=_BUFFERS)
+            record = _dumped(scope, number, each.name, each.form)
+            check = _by_class(scope, number, each.name, each.form, [], flat, convert, record=record, without=_BUFFERS)
         if each.default is ABSENT:
             signature.append(each.name)
             required.append(f"{each.name!r}: {each.name}")
@@ -82,7 +86,8 @@ def make_invoke(method: MethodSchema, parameters: Sequence[Parameter]) -> Callab
     for number, each in enumerate(parameters):
         scope[f"_zmesh_load_{number}"] = _loader(method, each)
         convert = [f"_zmesh_{number} = _zmesh_load_{number}(_zmesh_{number})"]
-        lines += _by_class(scope, number, f"_zmesh_{number}", each.form, [], "pass", convert)
+        record = _loaded(scope, number, f"_zmesh_{number}", each.form)
+        lines += _by_class(scope, number, f"_zmesh_{number}", each.form, [], "pass", convert, record=record)
     given = "; ".join(f"_zmesh_{number} = _zmesh_wire[{each.name!r}]" for number, each in enumerate(parameters))
     names = [f"{each.name}=" if each.keyword_only else "" for each in parameters]
     arguments = ", ".join(f"{name}_zmesh_{number}" for number, name in enumerate(names))
@@ -102,7 +107,8 @@ def make_invoke(method: MethodSchema, parameters: Sequence[Parameter]) -> Callab
 def make_load(form: Form, other: Callable[[object], Any]) -> Callable[[object], Any]:
     """A function from a decoded tree to a value of this annotation; `other` does so for what is not simple."""
     scope: dict[str, Any] = dict(_SCOPE) | {"_zmesh_other": other}
-    check = _by_class(scope, 0, "_zmesh_it", form, ["return _zmesh_it"], "return _zmesh_it", [])
+    record, done = _loaded(scope, 0, "_zmesh_it", form), "return _zmesh_it"
+    check = _by_class(scope, 0, "_zmesh_it", form, [done], done, [], record=record)
     load: Callable[[object], Any] = _define("load", "_zmesh_it", [*check, "return _zmesh_other(_zmesh_it)"], scope)
     return load
 
@@ -110,8 +116,8 @@ def make_load(form: Form, other: Callable[[object], Any]) -> Callable[[object], 
 def make_dump_flat(form: Form) -> Callable[[object], object]:
     """A function from a value of this annotation to its tree where that is simple, to ABSENT where it is not."""
     scope: dict[str, Any] = dict(_SCOPE)
-    flat = "return _zmesh_it.copy()"
-    check = _by_class(scope, 0, "_zmesh_it", form, ["return _zmesh_it"], flat, [], without=_BUFFERS)
+    record, done, flat = _dumped(scope, 0, "_zmesh_it", form), "return _zmesh_it", "return _zmesh_it.copy()"
+    check = _by_class(scope, 0, "_zmesh_it", form, [done], flat, [], record=record, without=_BUFFERS)
     dump: Callable[[object], object] = _define("dump_flat", "_zmesh_it", [*check, "return _zmesh_absent"], scope)
     return dump
 
@@ -125,28 +131,93 @@ def _by_class(
     flat: str,
     other: list[str],
     *,
+    record: list[str],
     without: frozenset[type] = frozenset(),
 ) -> list[str]:
     """The lines that look at the class of what is called `name`: what follows for a scalar that needs nothing done,
-    for a dict or list of such, and for anything else."""
-    scope[f"_zmesh_exact_{number}"] = form.exact - without
-    lines = [f"if _zmesh_type({name}) in _zmesh_exact_{number}:", *_indented(exact or ["pass"])]
+    for a dict or list of such, and for anything else. record: those for a dataclass of such, from `_dumped` or
+    `_loaded`."""
+    branches: list[tuple[str, list[str]]] = []
+    if form.exact - without:
+        branches.append((_is_one_of(scope, f"exact_{number}", name, form.exact - without), exact or ["pass"]))
     if form.flat_dict is not None:
         scope[f"_zmesh_values_{number}"] = form.flat_dict - without
-        lines += [
-            f"elif (_zmesh_type({name}) is _zmesh_dict"
+        condition = (
+            f"_zmesh_type({name}) is _zmesh_dict"
             f" and _zmesh_values_{number}.issuperset(_zmesh_map(_zmesh_type, {name}.values()))"
-            f" and _zmesh_names.issuperset(_zmesh_map(_zmesh_type, {name}))):",
-            f"    {flat}",
-        ]
+            f" and _zmesh_names.issuperset(_zmesh_map(_zmesh_type, {name}))"
+        )
+        branches.append((condition, [flat]))
     if form.flat_list is not None:
         scope[f"_zmesh_items_{number}"] = form.flat_list - without
-        lines += [
-            f"elif (_zmesh_type({name}) is _zmesh_list"
-            f" and _zmesh_items_{number}.issuperset(_zmesh_map(_zmesh_type, {name}))):",
-            f"    {flat}",
-        ]
+        condition = (
+            f"_zmesh_type({name}) is _zmesh_list and _zmesh_items_{number}.issuperset(_zmesh_map(_zmesh_type, {name}))"
+        )
+        branches.append((condition, [flat]))
+    if record:
+        branches.append((record[0], [*record[1:], *_indented(exact), "else:", *_indented(other or ["pass"])]))
+    if not branches:
+        return other
+    lines: list[str] = []
+    for place, (condition, then) in enumerate(branches):
+        lines += [f"{'elif' if place else 'if'} {condition}:", *_indented(then)]
     return [*lines, "else:", *_indented(other)] if other else lines
+
+
+def _is_one_of(scope: dict[str, Any], label: str, name: str, classes: frozenset[type]) -> str:
+    """The condition that something is of one of these classes."""
+    one = len(classes) == 1
+    scope[f"_zmesh_{label}"] = next(iter(classes)) if one else classes
+    return f"_zmesh_type({name}) {'is' if one else 'in'} _zmesh_{label}"
+
+
+def _dumped(scope: dict[str, Any], number: int, name: str, form: Form) -> list[str]:
+    """The condition that `name` is a dataclass whose tree is easily made, and the lines that do so; the last is an `if`
+    for what follows then."""
+    fields = _fields_of(scope, number, form, _BUFFERS)
+    if form.record is None or not fields:
+        return []
+    scope[f"_zmesh_class_{number}"] = form.record[0]
+    given = "; ".join(f"{local} = {name}.{field}" for field, (local, _) in fields.items())
+    tree = ", ".join(f"{field!r}: {local}" for field, (local, _) in fields.items())
+    return [
+        f"_zmesh_type({name}) is _zmesh_class_{number}",
+        f"try: {given}",
+        f"except _zmesh_exception: {next(iter(fields.values()))[0]} = _zmesh_absent",
+        f"if {' and '.join(fits for _, fits in fields.values())}:",
+        f"    {name} = {{{tree}}}",
+    ]
+
+
+def _loaded(scope: dict[str, Any], number: int, name: str, form: Form) -> list[str]:
+    """As `_dumped`, from a tree to a dataclass. As msgspec does, this does not call its `__init__`."""
+    fields = _fields_of(scope, number, form)
+    if form.record is None or not fields:
+        return []
+    scope[f"_zmesh_class_{number}"] = form.record[0]
+    given = "; ".join(f"{local} = {name}[{field!r}]" for field, (local, _) in fields.items())
+    return [
+        f"_zmesh_type({name}) is _zmesh_dict and _zmesh_len({name}) == {len(fields)}",
+        f"try: {given}",
+        f"except _zmesh_key_error: {next(iter(fields.values()))[0]} = _zmesh_absent",
+        f"if {' and '.join(fits for _, fits in fields.values())}:",
+        f"    {name} = _zmesh_new(_zmesh_class_{number})",
+        *(f"    {name}.{field} = {local}" for field, (local, _) in fields.items()),
+    ]
+
+
+def _fields_of(
+    scope: dict[str, Any], number: int, form: Form, without: frozenset[type] = frozenset()
+) -> dict[str, tuple[str, str]]:
+    """Of a dataclass of scalars, by field: the local name of its value, and the condition that this needs nothing done.
+    Empty where one of them always does."""
+    fields: dict[str, tuple[str, str]] = {}
+    for place, (field, classes) in enumerate({} if form.record is None else form.record[1].items()):
+        if not classes - without or not field.isidentifier() or keyword.iskeyword(field):
+            return {}
+        local = f"_zmesh_{number}_{place}"
+        fields[field] = local, _is_one_of(scope, f"field_{number}_{place}", local, classes - without)
+    return fields
 
 
 def _dumper(method: MethodSchema, parameter: Parameter) -> Callable[[object], object]:

@@ -64,6 +64,8 @@ class Form:
 
     exact: classes whose own instances are the same on both sides, and need no call of `dump` or `load`.
     flat_dict, flat_list: such classes within a dict and a list; None where this is no such container.
+    record: the dataclass, and such classes by the names of its fields, where all that it holds are fields of these and
+        it is made by setting them; else None.
     may_hold_buffers: whether a value may hold bytes-likes or arrays, which travel out of band when they are large.
     """
 
@@ -80,6 +82,7 @@ class Form:
         "flat_dict",
         "flat_list",
         "may_hold_buffers",
+        "record",
     )
 
     def __init__(self, annotation: object) -> None:
@@ -103,6 +106,7 @@ class Form:
         self._detaches = holds_anything and not holds(_inspect.MemoryViewType)
         self.exact = _unchanged_classes(info)
         self.flat_dict, self.flat_list = _flat_classes(info)
+        self.record = _flat_record(info)
         # msgspec keeps what it compiled of a Struct on the class, but compiles `list[int]` again at every convert.
         self._record: type[Any] = msgspec.defstruct("_Record", [("value", annotation)], array_like=True)
         # Options of msgspec.convert; each that is given costs as much as converting a short list.
@@ -251,6 +255,23 @@ def _flat_classes(info: _inspect.Type) -> tuple[frozenset[type] | None, frozense
     elif isinstance(info, _inspect.ListType) and info == _inspect.ListType(info.item_type):
         listed = _unchanged_classes(info.item_type)
     return named, listed
+
+
+def _flat_record(info: _inspect.Type) -> tuple[type, dict[str, frozenset[type]]] | None:
+    """A dataclass of scalars that need nothing done, and the classes of these by field; None for all else."""
+    while isinstance(info, _inspect.Metadata):
+        info = info.type
+    if not isinstance(info, _inspect.DataclassType) or not isinstance(info.cls, type):
+        return None
+    cls: Any = info.cls
+    frozen = getattr(cls, "__dataclass_params__", None) is not None and cls.__dataclass_params__.frozen
+    if cls.__new__ is not object.__new__ or hasattr(cls, "__post_init__"):
+        return None
+    if frozen or cls.__setattr__ is not object.__setattr__:  # what guards its fields is left to msgspec
+        return None
+    fields = {field.name: _unchanged_classes(field.type) for field in info.fields}
+    named = all(field.encode_name == field.name for field in info.fields)
+    return (cls, fields) if named and fields and all(fields.values()) else None
 
 
 def _is_recursive(parts: list[_inspect.Type]) -> bool:

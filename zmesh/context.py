@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._core.admission import LOTS
@@ -96,8 +97,8 @@ class Context:
 
     @property
     def metadata(self) -> Mapping[str, str | bytes]:
-        """What the caller sent beside the arguments."""
-        return self._running.metadata
+        """What the caller sent beside the arguments; read-only, as several calls may share it."""
+        return MappingProxyType(self._running.metadata)
 
     @property
     def reply_metadata(self) -> dict[str, str | bytes]:

@@ -173,7 +173,7 @@ class Fuzzer:
             m.CANCEL: [m.CANCEL, number],
             m.HEARTBEAT: [m.HEARTBEAT, rng.choice([None, number]), rng.choice([None, 1]), rng.choice([None, report])],
             m.GOODBYE: [m.GOODBYE, rng.choice([None, number])],
-            m.CALLS: [m.CALLS, number, path, rng.choice([0, 1000]), [arguments, {}, []][: rng.randrange(4)]],
+            m.CALLS: [m.CALLS, number, path, rng.choice([0, 1000]), [arguments, {}, []][: rng.randrange(4)], metadata],
             m.REPLIES: [m.REPLIES, [number, 1, 2][: rng.randrange(4)], [value, 1, "x"][: rng.randrange(4)]],
             m.UNSUPPORTED: [m.UNSUPPORTED, rng.choice([1, 3, 16])],
         }  # fmt: skip

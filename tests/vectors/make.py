@@ -265,8 +265,10 @@ envelope("call whose time holds until its stream has begun", [3, 8, "Clock.ticks
 envelope("call of priority 9, lot 127", [3, 9, "A.b", 10000, {}, None, False, 1279])
 envelope("a second attempt, and who had the first", [3, 10, "A.b", 9000, {}, None, False, None, 2, [CLIENT]])
 envelope("call with unknown items behind all known ones", [3, 11, "A.b", 1, {}, None, False, 0, 3, [1, 2], "later"])
-envelope("calls", [12, 2**31 - 2, "Greeter.say_hello", 10000, [{"name": "a"}, ["b"], {}]])
-envelope("calls with an unknown trailing item", [12, 1, "A.b", 1, [{}], "later"])
+envelope("calls", [12, 2**31 - 2, "Greeter.say_hello", 10000, [{"name": "a"}, ["b"], {}], None])
+envelope("calls without an item for metadata", [12, 5, "Greeter.ping", 10000, [{}, {}]])
+envelope("calls with metadata", [12, 7, "shop.Stock.count", 250, [{"item": "spoon"}, ["fork"]], METADATA])
+envelope("calls with an unknown trailing item", [12, 1, "A.b", 1, [{}], None, "later"])
 envelope("cancel", [6, 2])
 envelope("cancel with an unknown trailing item", [6, 2, {"reason": "later"}])
 envelope("reply: null", [4, 1, None, None], to=CLIENT)
@@ -573,6 +575,8 @@ bad_message("calls of which the second is none", "the first is good, and runs", 
             refused(10))  # fmt: skip
 bad_message("calls with a float for their time", "an integer", [12, 2**31 - 1, "A.b", 1.5, [{}, []]],
             [*refused(2**31 - 1), *refused(0)])  # fmt: skip
+bad_message("calls with numbers in their metadata", "text or bytes", [12, 9, "A.b", 1000, [{}, []], {"a": 1}],
+            [*refused(9), *refused(10)])  # fmt: skip
 bad_message("1,025 calls in a row", "as many as messages in an envelope", [12, 9, "A.b", 1000, [{}] * 1025], refused(9))
 bad_message("calls whose first number is a float", "cannot be answered", [12, 9.0, "A.b", 1000, [{}]], [])
 bad_message("replies with fewer values than numbers", "the others are bad replies", [13, [9, 10], [1]], [])

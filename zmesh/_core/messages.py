@@ -30,7 +30,7 @@ DRAIN_ACK: Final = 9  # [9]
 GOODBYE: Final = 10  # [10, last call / null]
 UNSUPPORTED: Final = 11  # [11, kind]: the answer to a kind that the sender does not know
 # The usual calls and answers of an envelope, each row of them as one message: see `single`.
-CALLS: Final = 12  # [12, first call, method, remaining ms, [arguments, ...]]
+CALLS: Final = 12  # [12, first call, method, remaining ms, [arguments, ...], metadata / null]; the last may be absent
 REPLIES: Final = 13  # [13, [call, ...], [value, ...]]
 ITEM: Final = 16  # [16, call, answer, sequence, value]; answer: of the stream that answers, else of the one that asks
 END: Final = 17  # [17, call, items]: of the stream that asks; the one that answers is ended by REPLY or ERROR
@@ -52,7 +52,8 @@ MAX_CALLS: Final = 64  # of one envelope: what is begun before others have their
 DEFAULT_ITEMS: Final = 16  # of one stream under way, to a node that does not say how many it holds
 DEFAULT_ITEM_BYTES: Final = 65_536
 ARGUMENT_TYPES: Final = (dict, list)
-_METADATA_TYPES: Final = (str, bytes)
+_NAME_TYPES: Final = frozenset((str,))
+_METADATA_TYPES: Final = frozenset((str, bytes))
 _ARGUMENT_TYPES: Final = frozenset(ARGUMENT_TYPES)
 _INTEGERS: Final = frozenset((int,))
 
@@ -253,10 +254,12 @@ def _number(value: object) -> bool:
     return type(value) is int and 0 <= value <= LIMIT
 
 
-def _metadata(value: object) -> bool:
+def is_metadata(value: object) -> bool:
+    """Whether this is metadata, or None."""
     return value is None or (
-        isinstance(value, dict)
-        and all(isinstance(key, str) and isinstance(item, _METADATA_TYPES) for key, item in value.items())
+        type(value) is dict
+        and _NAME_TYPES.issuperset(map(type, value))
+        and _METADATA_TYPES.issuperset(map(type, value.values()))
     )
 
 
@@ -310,6 +313,7 @@ def _check_calls(m: Message) -> bool:
         and _number(m[3])
         and _row(m[4])
         and _ARGUMENT_TYPES.issuperset(map(type, m[4]))
+        and (len(m) == 5 or m[5] is None or is_metadata(m[5]))
     )
 
 
@@ -419,7 +423,7 @@ def check(message: object) -> int:
             len(message) >= 4
             and type(number := message[1]) is int
             and 0 <= number <= LIMIT
-            and (message[3] is None or _metadata(message[3]))
+            and (message[3] is None or is_metadata(message[3]))
         )
     elif kind == CALL:
         fits = (
@@ -430,7 +434,7 @@ def check(message: object) -> int:
             and type(remaining := message[3]) is int
             and 0 <= remaining <= LIMIT
             and type(message[4]) in ARGUMENT_TYPES
-            and (message[5] is None or _metadata(message[5]))
+            and (message[5] is None or is_metadata(message[5]))
             and (len(message) == 6 or type(message[6]) is bool)
         )
     elif kind in _CHECKS:
@@ -462,8 +466,8 @@ def single(messages: list[Message]) -> list[Message]:
         kind = message[0]
         if kind == CALLS and len(message) >= 5 and _number(message[1]) and _row(message[4]):
             first: int = message[1]  # type: ignore[assignment]
-            shared, arguments = message[2:4], message[4]
-            apart += [[CALL, (first + n) & LIMIT, *shared, each, None] for n, each in enumerate(arguments)]
+            shared, arguments, metadata = message[2:4], message[4], message[5] if len(message) > 5 else None
+            apart += [[CALL, (first + n) & LIMIT, *shared, each, metadata] for n, each in enumerate(arguments)]
         elif kind == REPLIES and len(message) >= 3 and _row(message[1]) and _row(message[2]):
             numbers, values = message[1], message[2]
             apart += [[REPLY, number, value, None] for number, value in zip(numbers, values, strict=False)]
