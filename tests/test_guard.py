@@ -109,8 +109,38 @@ def test_a_server_that_sends_a_message_without_an_end_is_left(first: bytes) -> N
                 assert "more than it may" in await asyncio.wait_for(reader.end, 30)
                 assert transport.refusals.counts == {"max_message": 1}
                 assert reader.frames.qsize() == bool(first)
+                assert server.sent > (16 * 2**20 if first else 256 * 1024)  # the limits are none for who keeps to them
             finally:
                 transport.close()
         assert server.sent < server.MOST
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no guard elsewhere")
+def test_a_large_message_that_takes_its_time_is_awaited() -> None:
+    piece = abuse.frame(bytes(512 * 1024), more=True)
+    parts = 8
+
+    async def main() -> None:
+        transport = ZeroMQTransport(Config(max_message=16 * 2**20))
+        reader = Reader()
+        listener = socket.create_server(("127.0.0.1", 0))
+        try:
+            channel = transport.dial(f"tcp://127.0.0.1:{listener.getsockname()[1]}", reader)
+            end, _ = listener.accept()
+            with listener, end:
+                await asyncio.to_thread(abuse.shake_hands, end, b"ROUTER")
+                await asyncio.to_thread(end.sendall, abuse.frame(b"hello") + piece * parts)
+                assert await asyncio.wait_for(reader.frames.get(), 10) == [b"hello"]
+                scales = channel._scales  # type: ignore[attr-defined]
+                while channel._connection.held < parts * len(piece):  # type: ignore[attr-defined]
+                    assert not reader.end.done()
+                    await asyncio.sleep(0.01)
+                    scales.look_at_all(time.monotonic())
+                await asyncio.to_thread(end.sendall, abuse.frame(b"the last"))
+                assert len(await asyncio.wait_for(reader.frames.get(), 10)) == parts + 1
+        finally:
+            transport.close()
 
     asyncio.run(main())
