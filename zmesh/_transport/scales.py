@@ -281,7 +281,7 @@ class DialedScales(Scales):
                 self.watch()
 
     def weigh_all(self, connections: list[Connection]) -> None:
-        for connection in connections:
+        for connection in connections:  # here and not where messages are received: that would cost each of them
             connection.spoke = connection.delivered > 0
         super().weigh_all(connections)
 
