@@ -35,7 +35,9 @@ CONFIG: Final = zmesh.Config(
     patience=60.0,
     transport_timeout=60.0,
     max_calls=1_000_000,
-    max_queued_messages=1_000_000,
+    max_peer_calls=1_000_000,
+    max_peer_streams=1_000_000,
+    max_peer_memory=2**34,
     admission=False,
 )
 GROUP: Final = 2000  # calls that are begun, or end, at a time

@@ -91,7 +91,8 @@ def test_who_is_revoked_and_will_not_hear_it_is_hung_up_on(tmp_path: Path) -> No
                 dealer.curve_serverkey = keys.read_private(tmp_path / "server.key").public.encode()
                 monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
                 dealer.connect(server.addresses[0])
-                hello = [1, 1, 0, {"id": bytes(16), "name": "deaf", "mesh": server.mesh}]
+                id = keys.id_of_key(bytes(16), pair.public)
+                hello = [1, 1, 0, {"id": id, "name": "deaf", "mesh": server.mesh}]
                 dealer.send(cbor2.dumps([0, 0, [hello]]))
                 assert await asyncio.to_thread(dealer.poll, 1000 * WITHIN, zmq.POLLIN), "its HELLO"
                 (tmp_path / "trust" / "deaf.pub").unlink()

@@ -80,3 +80,24 @@ def test_nodes_that_are_met_and_not_called_cost_little() -> None:
     assert many["meeting"] < 1.8 * few["meeting"]  # some are met at a time, and then all are looked at
     assert many["idle"] < 1.05 * few["idle"]
     assert many["idle"] < 0.5 * costs(20, 20, 50)["idle"]
+
+
+def first_calls(count: int) -> float:
+    """Of each of so many services of a node, by one caller: function calls."""
+    classes = [type(f"S{number}", (Other,), {"__module__": __name__}) for number in range(count)]
+
+    async def run(mesh: testing.Mesh) -> float:
+        server = await mesh.start(*(each() for each in classes), discovery=None)
+        caller = await mesh.start(peers=server.node.addresses, discovery=None)
+        clients = [caller.node.client(each) for each in classes]
+        await clients[0].nothing()
+        with counted() as calls:
+            for client in clients:
+                await client.nothing()
+        return calls.total() / count
+
+    return testing.run(run, seed=1)
+
+
+def test_a_service_costs_the_same_whether_there_are_few_or_many() -> None:
+    assert first_calls(200) < 1.2 * first_calls(20)

@@ -82,6 +82,9 @@ def test_a_mesh_secret_gives_one_pair_wherever_it_is_read() -> None:
     assert keys.derive(f"{SECRET}.").public != pair.public
     raw = hashlib.scrypt(SECRET.encode(), salt=b"zmesh 1 mesh secret", n=16384, r=8, p=1, dklen=32)
     assert pair.secret == z85.encode(raw).decode(), "as docs/protocol.md says"
+    assert keys.id_of_key(bytes(range(16)), SECRET_PUBLIC).hex() == "000102030405060799582fc880b7956b", (
+        "its vector, too"
+    )
     with pytest.raises(ValueError, match="at least 32 characters, got 5"):
         keys.derive(" abcde \n")
 

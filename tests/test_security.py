@@ -14,6 +14,7 @@ import pytest
 import zmesh
 import zmesh.testing
 from zmesh._security import keys
+from zmesh._security.trust import TrustedKeys
 from zmesh.testing import Host, Mesh, make_keys, simulated
 
 WITHIN = 1.0  # seconds: the promise for errors and for revoked keys
@@ -156,6 +157,29 @@ async def test_a_name_belongs_to_a_key(mesh: Mesh, tmp_path: Path, caplog: pytes
     await refused(mesh, client, "it announces key")
     await client.restart(peers=[f"server@{impostor.node.addresses[0]}"], discovery=None)
     await refused(mesh, client, "it does not have the key that was expected")
+
+
+@simulated()
+async def test_an_id_belongs_to_a_key(mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secured = make_keys(tmp_path, "server", "client", "mallory")
+    server = await mesh.start(Greeter(), name="server", security=secured["server"], discovery=None)
+    stolen, identity = bytes.fromhex(server.node.id), TrustedKeys.identity
+    liars = {"mallory": stolen}
+    monkeypatch.setattr(TrustedKeys, "identity", lambda gate, new: liars.get(gate.name) or identity(gate, new))
+    at_server = f"server@{server.node.addresses[0]}"
+    mallory = await mesh.start(
+        Greeter(), name="mallory", security=secured["mallory"], peers=[at_server], discovery=None
+    )
+    assert mallory.node.id == server.node.id
+    await refused(mesh, mallory, "is not one of its key")
+
+    # Whoever is met first is not taken for the one who has this id.
+    at_mallory = f"mallory@{mallory.node.addresses[0]}"
+    client = await mesh.start(name="client", security=secured["client"], peers=[at_mallory], discovery=None)
+    await refused(mesh, client, "is not one of its key")
+    await client.restart(peers=[at_mallory, at_server])
+    await client.run(wait(client.node.client(Greeter).who()))
+    assert [peer.name for peer in client.node.peers] == ["server"]
 
 
 @simulated()

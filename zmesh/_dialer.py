@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from ._core.members import Member, Members, offers
+from ._core.members import Member, Members
 from ._core.messages import Hello
 from ._core.peer import Event, State
 from ._core.retry import backoff
@@ -215,10 +215,10 @@ class Dialer:
 
     def release_unwanted(self, member: Member[Link]) -> None:
         """Let go of a link that was made only to learn what its peer serves."""
-        link, hello = member.link, member.hello
-        if link is None or hello is None or self._everybody or link.pending:
+        link = member.link
+        if link is None or member.hello is None or self._everybody or link.pending:
             return
-        if not any(offers(hello, service, None) for service in self._wanted):
+        if not any(member.offers(service, None) for service in self._wanted):
             self._release(member, link)
 
     def _release(self, member: Member[Link], link: Link) -> None:
@@ -285,8 +285,8 @@ class Dialer:
 
     def _offers(self, target: _Target, service: str) -> bool:
         """Whether it offers a service, or may."""
-        hello = target.member.hello if target.member is not None else None
-        return hello is None or offers(hello, service, None)
+        member = target.member
+        return member is None or member.hello is None or member.offers(service, None)
 
     def _wants(self, target: _Target) -> bool:
         return self._everybody or any(

@@ -17,7 +17,7 @@ from ._core.admission import DEFAULT_PRIORITY, LOTS, rank_of
 from ._core.budget import Budget, Latencies, percentile_of
 from ._core.health import PROBE_PATIENCE, Outcome, outcome_of
 from ._core.health import State as Wellness
-from ._core.members import Member, Members, offers
+from ._core.members import Member, Members
 from ._core.messages import Message
 from ._core.peer import State
 from ._link import Attempt, Link
@@ -209,7 +209,7 @@ class Judge:
             return False
         if not target.idempotent and now - member.health.since < PROBE_PATIENCE:
             return False
-        return offers(member.hello, target.service, target.major)
+        return member.offers(target.service, target.major)
 
     # -- hedges
 

@@ -47,7 +47,9 @@ class Outbox:
         self._numbers: list[int] = []  # of its answers
         self._values: list[object] = []
         self._frames: list[Frame] = []
-        self._pages: deque[tuple[list[Frame], int]] = deque()  # encoded, not yet taken by the transport
+        self._pages: deque[tuple[list[Frame], int, int]] = deque()  # encoded, not yet taken by the transport
+        self._waiting = 0  # messages on them
+        self._most = config.max_queued_messages or 2 * config.max_calls
         self._blocked = False
         self._armed = False  # whether a flush is sure to come
         self._handle: asyncio.Handle | None = None
@@ -170,7 +172,8 @@ class Outbox:
         """Send whole envelopes behind everything that was posted."""
         self.flush()
         if not self._closed:
-            self._pages.extend((page, self._link.sequence) for page in pages)
+            for page in pages:
+                self._queue(page, 1)
             if not self._blocked:
                 self._send()
 
@@ -235,7 +238,7 @@ class Outbox:
                     if not self._pages and channel is not None and channel.send([envelope]) is _TAKEN:
                         self.flushed = link.sequence
                     else:
-                        self._pages.append(([envelope], link.sequence))
+                        self._queue([envelope], len(single(messages)))
                     return
         frames, self._frames = self._frames, []
         self._turn_unusual(clock, messages, frames)
@@ -254,7 +257,7 @@ class Outbox:
         if len(envelope) > link.limit or _bytes(page) > link.limit + MARGIN:
             self._split(clock, single(messages), frames, too_long)
         else:
-            self._pages.append((page, link.sequence))
+            self._queue(page, len(single(messages)))
         if too_long or formless:
             self._refuse([*too_long, *formless])
 
@@ -281,7 +284,7 @@ class Outbox:
         size = len(envelope) + _bytes(needed)
         if len(envelope) <= self._link.limit and size <= self._link.limit + MARGIN:
             # All get the last sequence: a call must not pass for unsent while a part of its page was sent.
-            self._pages.append(([envelope, *needed], self._link.sequence))
+            self._queue([envelope, *needed], len(messages))
         elif len(messages) == 1:
             advice = "send large values as bytes" if len(envelope) > self._link.limit else "split them, or stream them"
             why = f"is {size} bytes; {self._link.label} takes {self._link.limit}: {advice}"
@@ -306,18 +309,23 @@ class Outbox:
                 good.append(message)
         return good
 
+    def _queue(self, page: list[Frame], messages: int) -> None:
+        self._pages.append((page, self._link.sequence, messages))
+        self._waiting += messages
+
     def _send(self) -> None:
         pages, channel = self._pages, self._link.channel
         while pages and channel is not None:
-            frames, sequence = pages[0]
+            frames, sequence, messages = pages[0]
             sent = channel.send(frames)
             if sent is Sent.TAKEN:
                 pages.popleft()
+                self._waiting -= messages
                 self.flushed = sequence
             elif sent is Sent.FULL:
                 self._blocked = True
                 self._link.blocked()
-                if len(pages) * _PAGE_MESSAGES > self._config.max_queued_messages:
+                if self._waiting > self._most:
                     self._give_up("the peer does not read: its queue and ours are full")
                 elif self._handle is None:
                     self._armed = True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ._core.admission import LOTS
 from ._core.balance import POLICIES
 from ._core.health import State as Wellness
-from ._core.members import Member, offers
+from ._core.members import Member
 from ._core.peer import State
 from ._core.policies import Policy
 from ._core.selection import Sticky
@@ -67,7 +67,7 @@ def why_not(
         if member.id in call.avoid:
             return "it refused this call, or was lost with it"
         return "" if link is not None and link.usable else _BUSY
-    if hello is not None and not offers(hello, target.service, target.major):
+    if hello is not None and not member.offers(target.service, target.major):
         versions = ", ".join(offer.version for offer in hello.services if offer.name == target.service)
         return f"it offers version {versions}, and this client is for {target.major}"
     if link is None or member.state is State.DRAINING or member.state is State.DEAD:

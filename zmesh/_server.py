@@ -47,6 +47,7 @@ __all__ = ["Handler", "Running", "Server"]
 _log = logging.getLogger("zmesh.server")
 
 _LATENCY_MEMORY: Final = 10.0  # seconds
+_SUM_UP_EVERY: Final = 0.005  # seconds: of very many methods, not for each report
 _SLICE: Final = 0.002  # seconds of handlers that do not wait, before the loop has another turn, and others are read
 _IDLE_WORKERS: Final = 64
 _TOGETHER: Final = 500  # calls of one method whose times are taken in at once, where no report does so before
@@ -333,6 +334,7 @@ class Server:
         self._waiting: dict[Running, None] = {}  # those of them whose handler waits for something
         self._abandoned = 0  # plain handlers whose caller has its error already, but which still occupy a thread
         self._latency = Average(_LATENCY_MEMORY)
+        self._summed_up = -math.inf
         self._queue_wait = Average(_LATENCY_MEMORY)
         self._queue: deque[Running] = deque()  # admitted, not begun
         self._express: deque[Running] = deque()  # the same, of peers with few calls, where the queue is long
@@ -583,11 +585,14 @@ class Server:
 
     def report(self, link: Link) -> Message:
         """Our load, for one peer."""
-        for handler in self._handlers.values():
-            if handler.took and handler.schema.kind == "unary":  # how long a stream lasts says nothing of the load
-                self._sum_up(handler)
+        now = self.time()
+        if now - self._summed_up >= _SUM_UP_EVERY:
+            self._summed_up = now
+            for handler in self._handlers.values():
+                if handler.took and handler.schema.kind == "unary":  # how long a stream lasts says nothing of the load
+                    self._sum_up(handler)
         latency, wait = self._latency.value, self._queue_wait.value
-        if self.time() - self._latency.when > _LATENCY_MEMORY:  # how long calls took then says nothing of now
+        if now - self._latency.when > _LATENCY_MEMORY:  # how long calls took then says nothing of now
             latency = None
         return [
             self.in_flight,

@@ -41,7 +41,7 @@ class Watch:
         """None, or with what a link is rejected whose key does not go with what is said on it."""
         key = link.key
         assert key is not None, "every link of a secured node has a key"
-        why = self.gate.claim(key, hello.name)
+        why = self.gate.claim(key, hello.name, hello.id)
         if why is None:
             return None
         self.gate.refused(_address(link), key, why)

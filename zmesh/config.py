@@ -126,8 +126,9 @@ class Config:
     stream_bytes: int = 1024 * 1024
     """The same in bytes: what one stream may occupy of this node's memory, one item more at most."""
 
-    max_queued_messages: int = 20_000
-    """Messages waiting for a peer that does not read: past it, its link is closed instead of filling memory."""
+    max_queued_messages: int | None = None
+    """Messages waiting for a peer that does not read: past it, its link is closed instead of filling memory. None: two
+    for each of `max_calls`, so that all of them may be answered at once to a peer whose loop stands still."""
 
     inline_limit: int = 16 * 1024
     """Binary values longer than this travel as frames of their own, without a copy."""
@@ -163,6 +164,9 @@ class Config:
             raise ValueError(f"Config.bulk_port must be a port number or None, got {port!r}")
         if self.processes is not None and not (isinstance(self.processes, int) and self.processes > 0):
             raise ValueError(f"Config.processes must be a positive integer or None, got {self.processes!r}")
+        queued = self.max_queued_messages
+        if queued is not None and not (isinstance(queued, int) and queued > 0):
+            raise ValueError(f"Config.max_queued_messages must be a positive integer or None, got {queued!r}")
         target = self.queue_target
         if target is not None and not (isinstance(target, (int, float)) and 0 < target < float("inf")):
             raise ValueError(f"Config.queue_target must be a positive number of seconds or None, got {target!r}")

@@ -173,7 +173,8 @@ class Node:
         self._client_interceptors = tuple(client_interceptors)
         self._server_interceptors = tuple(server_interceptors)
         self._policy = make_policy(balance, self._platform.random)
-        self._id = self._platform.new_id()
+        id = self._platform.new_id()
+        self._id = id if self._gate is None else self._gate.identity(id)
         self._hub: Hub | None = None
         self._sources: list[Discovery] = []
         self._exits = contextlib.AsyncExitStack()

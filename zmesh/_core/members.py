@@ -43,8 +43,10 @@ class Member(Generic[LinkT]):
     """One peer: its incarnation, state, load and link."""
 
     __slots__ = (
+        "_indexed",
         "_latencies",
         "_levels",
+        "_majors",
         "_reported",
         "addresses",
         "called_at",
@@ -73,6 +75,8 @@ class Member(Generic[LinkT]):
         self.state = State.NEW
         self.since = now
         self.hello: Hello | None = None
+        self._indexed: Hello | None = None  # what `_majors` was made of: the versions that it has of each service
+        self._majors: dict[str, list[int]] = {}
         self.link: LinkT | None = None
         self.capacity = 1.0
         self.weight = 1.0  # what balancing goes by: the capacity, less while it starts slowly or its handlers fail
@@ -85,6 +89,18 @@ class Member(Generic[LinkT]):
         self.round_trip: float | None = None
         self._latencies: dict[str, Average] = {}
         self._reported: float | None = None
+
+    def offers(self, service: str, major: int | None) -> bool:
+        """Whether it is known to serve `service` in a version with this major number (None: any)."""
+        hello = self.hello
+        if hello is None:
+            return False
+        if self._indexed is not hello:
+            self._indexed, self._majors = hello, {}
+            for offer in hello.services:
+                self._majors.setdefault(offer.name, []).append(offer.major)
+        majors = self._majors.get(service)
+        return majors is not None and (major is None or major in majors)
 
     def observe(self, method: str, started: float, now: float, calls: int = 1) -> None:
         """Take in that a call of `method` took from `started` until now, or several did on average.
@@ -282,7 +298,7 @@ class Members(Generic[LinkT]):
 
     def offering(self, service: str, major: int | None = None) -> list[Member[LinkT]]:
         """Who is known to serve `service`, in whatever state."""
-        return [m for m in self._peers.values() if m.hello is not None and offers(m.hello, service, major)]
+        return [m for m in self._peers.values() if m.offers(service, major)]
 
     # -- health: what calls tell of a peer. These return whether who may take calls has changed.
 
@@ -337,8 +353,3 @@ class Members(Generic[LinkT]):
             self.odd[member] = None
         else:
             self.odd.pop(member, None)
-
-
-def offers(hello: Hello, service: str, major: int | None) -> bool:
-    """Whether a node serves `service` in a version with this major number (None: any)."""
-    return any(offer.name == service and (major is None or offer.major == major) for offer in hello.services)

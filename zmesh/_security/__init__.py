@@ -26,7 +26,7 @@ class Security:
     Either `secret_file`: the file of a secret that all nodes of the mesh share. They are one identity: who has the
         secret may connect, by any name, and say that it is any node.
     Or `key_file` and `trust`: the file of this node's own keys, and the folder with the public keys, `NAME.pub`, of
-        those who may connect. A name belongs to a key. The folder is watched: trusting and revoking need no restart.
+        those who may connect. Names and ids belong to keys. The folder is watched: revoking needs no restart.
     permissions: a file that says who may call what (docs/security.md has its format). What no entry of it allows is
         denied. It is watched, too. Without it, whoever may connect may call everything.
 

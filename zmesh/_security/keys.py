@@ -22,6 +22,7 @@ __all__ = [
     "check_node_name",
     "derive",
     "fingerprint",
+    "id_of_key",
     "new_pair",
     "new_secret",
     "read_private",
@@ -83,6 +84,13 @@ def encode(raw: bytes) -> str:
         value = int.from_bytes(raw[at : at + 4], "big")
         letters += [_ALPHABET[value // 85**place % 85] for place in (4, 3, 2, 1, 0)]
     return "".join(letters)
+
+
+def id_of_key(id: bytes, key: str) -> bytes:
+    """A node's id that goes with its public key: the first half of `id`, and a half that follows from both. Nobody with
+    another key can say that it is theirs."""
+    half = len(id) // 2
+    return id[:half] + hashlib.sha256(_decode(key, "key") + id[:half]).digest()[: len(id) - half]
 
 
 def fingerprint(key: str) -> str:

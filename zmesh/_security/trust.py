@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from .keys import KeyPair, check_node_name, fingerprint, read_public
+from .keys import KeyPair, check_node_name, fingerprint, id_of_key, read_public
 
 __all__ = ["SUFFIX", "SharedSecret", "TrustFolder", "TrustedKeys"]
 
@@ -58,7 +58,10 @@ class SharedSecret(_Gate):
     def refusal(self, key: str) -> str | None:
         return None if key == self.public else "its key comes from another mesh secret"
 
-    def claim(self, key: str, name: str) -> str | None:
+    def identity(self, id: bytes) -> bytes:
+        return id
+
+    def claim(self, key: str, name: str, id: bytes) -> str | None:
         return self.refusal(key)
 
     def key_for(self, name: str | None, print_: str | None) -> str:
@@ -86,11 +89,15 @@ class TrustedKeys(_Gate):
         """None, or why nobody may connect with this key."""
         return None if key in self.folder.keys else f"its key is not in the trust folder {self.folder.path}"
 
-    def claim(self, key: str, name: str) -> str | None:
-        """None, or why the holder of this key may not go by this name."""
+    def identity(self, id: bytes) -> bytes:
+        """The id of a node with this gate; id: a new one."""
+        return id_of_key(id, self.public)
+
+    def claim(self, key: str, name: str, id: bytes) -> str | None:
+        """None, or why the holder of this key may not go by this name, or be the node with this id."""
         whose = self.folder.names.get(name)
         if whose == key:
-            return None
+            return None if id == id_of_key(id, key) else f"its id, {id.hex()}, is not one of its key"
         if key not in self.folder.keys:
             return self.refusal(key)
         return f"its key belongs to {self.folder.whose(key)!r}, and it says that it is {name!r}"

@@ -200,10 +200,13 @@ class Scales:
             return
         messages, size = self._drain(connection)
         what = "of a message that has no end"
-        if messages:  # and we do not keep up with them
+        if messages:
             held = self._weigh(connection) and connection.held - self._unread(connection)
-            most = self._config.max_peer_memory if size > messages * _LARGE else _BACKLOG
-            limit, what = "max_peer_memory", "of messages that come faster than they are read"
+            if connection.last >= 0:  # all that is complete is read: the rest is one message, perhaps a large one
+                most = max(most, self._config.max_message + 2 * MARGIN)
+            else:  # we do not keep up with them
+                most = self._config.max_peer_memory if size > messages * _LARGE else _BACKLOG
+                limit, what = "max_peer_memory", "of messages that come faster than they are read"
         if held > most and self._connections.get(connection.descriptor) is connection:
             self._refusals.note(
                 limit, connection.address, f"{held} bytes {what}; its connection was closed", self._time()
