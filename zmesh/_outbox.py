@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ._core.bulk import CallKey
-from ._core.messages import CALL, CALLS, END, ERROR, ITEM, LIMIT, REPLIES, REPLY, Message, single
+from ._core.messages import CALL, CALLS, END, ERROR, ITEM, ITEMS, LIMIT, REPLIES, REPLY, Message, single
 from ._core.wire import MARGIN, encode, externalize, frames_of, is_plain
 from ._platform import clock_of
 from ._transport import Frame, Sent
@@ -16,6 +16,7 @@ from .config import Config
 
 if TYPE_CHECKING:
     from ._link import Link
+    from ._streams import Outlet
 
 __all__ = ["Outbox"]
 
@@ -40,6 +41,7 @@ class Outbox:
         self._size = 0  # of the page, in messages; those of a row count singly
         self._row: Any = None  # the last message of the page, while the next may join it:
         self._next = _NOTHING  # the call of this number, or any answer
+        self._open: list[Outlet] = []  # with a row of items on the page that may grow
         self._frames: list[Frame] = []
         self._pages: deque[tuple[list[Frame], int]] = deque()  # encoded, not yet taken by the transport
         self._blocked = False
@@ -113,6 +115,27 @@ class Outbox:
             self._arm()
         elif self._size >= _PAGE_MESSAGES:
             self._full()
+
+    def open_row(self, outlet: Outlet, row: Message) -> None:
+        """Post a row of items that is filled when its outlet closes it, which it is told to when the page is turned."""
+        self._open.append(outlet)
+        self._messages.append(row)
+        self._next = _NOTHING
+        if not self._armed:
+            self._arm()
+
+    def row_closed(self, items: int) -> None:
+        """A row is full: it leaves with what makes a page."""
+        self._size += items
+        if self._size >= _PAGE_MESSAGES:
+            self._full()
+
+    def replace(self, row: Message, messages: list[Message]) -> None:
+        """Send others in the place of a message, if it has not left."""
+        for place, message in enumerate(self._messages):
+            if message is row:
+                self._messages[place : place + 1] = messages
+                return
 
     def _arm(self) -> None:
         """Something was posted: it leaves at the end of this turn of the loop, or is dropped where nothing does."""
@@ -203,6 +226,7 @@ class Outbox:
         """Send nothing any more."""
         self._closed, self._armed = True, False
         self._pages.clear()
+        self._open.clear()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -210,6 +234,8 @@ class Outbox:
     def _turn_page(self) -> None:
         """Encode what was posted, and send it, unless others wait before it."""
         link, now = self._link, self._time()
+        if self._open:
+            self._close_rows()
         if link.owes_report:
             report = link.report_due(now)
             if report is not None:
@@ -240,6 +266,11 @@ class Outbox:
             self.flushed = link.sequence
         if too_long or formless:
             self._refuse([*too_long, *formless])
+
+    def _close_rows(self) -> None:
+        outlets, self._open = self._open, []
+        for outlet in outlets:
+            outlet.close_row()
 
     def _refuse(self, refused: list[tuple[Message, str]]) -> None:
         """Say what does not leave, behind the page: what is said of it follows what is in it."""
@@ -331,6 +362,6 @@ def _follows(message: Message, refused: list[tuple[Message, str]]) -> bool:
 def _stream_of(message: Message) -> tuple[object, object] | None:
     """The stream that a message is a part of, or ends: its call's number, and whether it is the answer."""
     kind = message[0]
-    if kind == ITEM:
+    if kind in (ITEM, ITEMS):
         return message[1], message[2]
     return (message[1], kind != END) if kind in (REPLY, ERROR, END) else None

@@ -14,12 +14,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 import cbor2
 
-from .messages import LIMIT, Message, ProtocolError, brief
+from .messages import LIMIT, MAX_ROW, Message, ProtocolError, brief
 
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["MARGIN", "Frame", "decode", "encode", "externalize", "frames_of", "is_plain", "lasting"]
+__all__ = [
+    "MARGIN",
+    "Frame",
+    "decode",
+    "decode_row",
+    "encode",
+    "encode_row",
+    "externalize",
+    "fits_row",
+    "frames_of",
+    "is_plain",
+    "lasting",
+]
 
 Frame = bytes | memoryview
 
@@ -42,7 +54,8 @@ MAX_MESSAGES: Final = 1024  # in one envelope
 MAX_FRAMES: Final = 256  # behind one envelope
 MARGIN: Final = 1024 * 1024  # bytes that all frames of an envelope may have together beyond the largest single one
 
-_SCALARS: Final = frozenset((str, int, float, bool, type(None)))
+_SCALARS: Final[frozenset[type]] = frozenset((str, int, float, bool, type(None)))
+_LEAVES: Final[frozenset[type]] = _SCALARS | {bytes}
 _CONTAINERS: Final = frozenset((dict, list, tuple))
 
 
@@ -103,7 +116,39 @@ def _no_envelope(envelope: object) -> ProtocolError:
     return ProtocolError(f"{len(messages)} messages in one envelope, at most {MAX_MESSAGES} are allowed")
 
 
-def is_plain(value: object, depth: int = 3) -> bool:
+def encode_row(values: list[object]) -> bytes:
+    """A row of items, as ITEMS carries it. Raises as `encode` does."""
+    try:
+        return cbor2.dumps(values, default=_refuse)
+    except cbor2.CBOREncodeError as error:
+        raise TypeError(str(error)) from error
+
+
+def decode_row(row: bytes) -> list[object]:
+    """The items of a row, of which there is one at least. Raises ProtocolError for anything else."""
+    try:
+        values = cbor2.loads(
+            row,
+            tag_hook=_no_frames,
+            max_depth=MAX_DEPTH + _ENVELOPE_DEPTH,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            semantic_decoders=_DECODERS,
+        )
+    except Exception as error:  # as in `decode`
+        cause = error.__cause__ if isinstance(error.__cause__, ProtocolError) else error
+        raise ProtocolError(f"a row of items is not CBOR of this protocol: {cause}"[:200]) from None
+    if type(values) is not list or not 0 < len(values) <= MAX_ROW:
+        raise ProtocolError(f"a row of items is an array of 1 to {MAX_ROW}, got {brief(values)}")
+    return values
+
+
+def fits_row(value: object) -> bool:
+    """Whether a value may stand in a row, where it is small: it holds no array, and nothing that may change."""
+    return type(value) is bytes or is_plain(value, leaves=_LEAVES)
+
+
+def is_plain(value: object, depth: int = 3, leaves: frozenset[type] = _SCALARS) -> bool:
     """Whether a value is scalars in a few levels of dicts and lists, and nothing else: most leave as they are."""
     kind = type(value)
     items: Collection[object]
@@ -112,13 +157,13 @@ def is_plain(value: object, depth: int = 3) -> bool:
     elif kind is list:
         items = value  # type: ignore[assignment]
     else:
-        return kind in _SCALARS
-    if _SCALARS.issuperset(map(type, items)):
+        return kind in leaves
+    if leaves.issuperset(map(type, items)):
         return True
     if depth == 0:
         return False
     for item in items:  # noqa: SIM110  (a generator costs more than all the rest)
-        if not is_plain(item, depth - 1):
+        if not is_plain(item, depth - 1, leaves):
             return False
     return True
 
