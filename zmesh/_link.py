@@ -41,7 +41,11 @@ _log = logging.getLogger("zmesh.link")
 _ORDINARY: Final = (Code.UNAVAILABLE, Code.NOT_FOUND, Code.ALREADY_EXISTS)  # rejections that mean no harm
 _LOGGED: Final = (Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED)  # by `limit_broken`, and not each time
 _REPORT_EVERY: Final = 0.005  # seconds: as fresh as balancing can use, and no cost to each of many small answers
-_USUAL: Final = (4, 6)  # fields of a REPLY and of a CALL
+_REPLY: Final = m.REPLY  # by a name of this module: on the path of every call
+_CALL: Final = m.CALL
+_CALLS: Final = {  # the classes of what a CALL holds
+    (int, int, str, int, arguments, metadata) for arguments in m.ARGUMENT_TYPES for metadata in (dict, type(None))
+}
 _LIGHT: Final = 256  # bytes of an envelope of which nobody asks how many calls it has, and how much memory they take
 _LIGHT_MESSAGE: Final = 256  # the same of one message
 _SWELL: Final = 8  # times their size that CBOR items take in memory, as small integers and texts do
@@ -165,7 +169,7 @@ class Link:
         self._pinged: tuple[int, float] = (0, 0.0)
         self.full = False  # whether the peer does not read: what can wait does
         self.owes_report = False  # answers leave, and with them a report, unless one left a moment ago
-        self._next_report = 0.0
+        self.next_report = 0.0
         self.limit = owner.config.max_message  # the largest frame that the peer takes, in bytes
         self._outbox = Outbox(self, self._loop, owner.config)
         self.bulk: Bulk | None = None  # the second connection, for large values, where both sides do that
@@ -186,10 +190,11 @@ class Link:
             arguments = self._outbox.externalize(arguments)
         pending = self.pending
         sequence = self.sequence + 1
-        while sequence & LIMIT in pending:  # a call that has been open for 2**31 others
-            sequence += 1
-        self.sequence = sequence
         number = sequence & LIMIT
+        while number in pending:  # a call that has been open for 2**31 others
+            sequence += 1
+            number = sequence & LIMIT
+        self.sequence = sequence
         if not pending:
             self._busy_since = now
         attempt = pending[number] = _new_attempt((call, member, self, sequence, now))
@@ -324,8 +329,9 @@ class Link:
     def received(self, frames: list[Frame]) -> None:
         if self.stage is _CLOSED:  # a stranger that was refused and goes on: said once, not read again
             return
-        now = self._time()
-        if self.remote is None and (len(frames) > 1 or len(frames[0]) > _GREETING):
+        now, owner = self._time(), self._owner
+        light = len(frames) == 1 and len(frames[0]) <= _LIGHT
+        if not light and self.remote is None and (len(frames) > 1 or len(frames[0]) > _GREETING):
             self.violation(f"more than one frame of {_GREETING} bytes before HELLO")
             return
         try:
@@ -333,11 +339,10 @@ class Link:
         except ProtocolError as error:
             self.violation(str(error))
             return
-        owner = self._owner
         if to != owner.tag and (to or self.stage is not Stage.CONNECTING):
             self.violation(f"an envelope for another incarnation ({to:08x}, this is {owner.tag:08x})")
             return
-        if len(frames[0]) > _LIGHT or len(frames) > 1 or self.weight:
+        if not light or self.weight:
             calls = m.count_calls(messages)
             if calls > m.MAX_CALLS:
                 self.violation(f"{calls} calls in one envelope, at most {m.MAX_CALLS} are allowed")
@@ -368,28 +373,27 @@ class Link:
         owner = self._owner
         met = self.remote is not None
         for message in messages:
-            if met and type(message) is list and (fields := len(message)) in _USUAL and message[-1] is None:
-                # The two that there are many of, in their usual form: as `check` has it, without the call.
-                kind, number = message[0], message[1]
-                if type(kind) is int and type(number) is int:
-                    if kind == m.REPLY and fields == 4:
-                        attempt = self.pending.pop(number, None)
-                        if attempt is not None:
-                            owner.reply_received(self, attempt, message, now)
-                        continue
-                    if (
-                        kind == m.CALL
-                        and fields == 6
-                        and type(message[2]) is str
-                        and type(message[3]) is int
-                        and 0 <= message[3] <= LIMIT
-                        and 0 <= number <= LIMIT
-                        and type(message[4]) in m.ARGUMENT_TYPES
-                    ):
-                        if not self._said_goodbye:  # which promised that this one does not run
-                            self._last_received = number
-                            owner.call_received(self, message, waited, now)
-                        continue
+            # The two that there are many of, in their usual form: as `check` has it, without the call.
+            fields = len(message) if met and type(message) is list else 0
+            if fields == 4:
+                kind, number, _, metadata = message
+                if type(kind) is int and kind == _REPLY and type(number) is int and metadata is None:
+                    attempt = self.pending.pop(number, None)
+                    if attempt is not None:
+                        owner.reply_received(self, attempt, message, now)
+                    continue
+            elif fields == 6 and tuple(map(type, message)) in _CALLS:
+                kind, number, _, remaining, _, metadata = message
+                if (
+                    kind == _CALL
+                    and 0 <= remaining <= LIMIT
+                    and 0 <= number <= LIMIT
+                    and (metadata is None or m.is_metadata(metadata))
+                ):
+                    if not self._said_goodbye:  # which promised that this one does not run
+                        self._last_received = number
+                        owner.call_received(self, message, waited, now)
+                    continue
             self.handle(message, waited, now)
             if self.stage is _CLOSED:
                 return
@@ -565,12 +569,10 @@ class Link:
 
     # -- what the outbox asks for
 
-    def report_due(self, now: float) -> Message | None:
-        """A load report, if answers leave with this page and the last one is not of a moment ago."""
-        if now < self._next_report:
-            return None
+    def report_now(self, now: float) -> Message | None:
+        """The load report that leaves with answers, where the last one is not of a moment ago: see `next_report`."""
         self.owes_report = False
-        self._next_report = now + _REPORT_EVERY
+        self.next_report = now + _REPORT_EVERY
         report = self._owner.report(self)
         return None if report is None else [m.HEARTBEAT, None, None, report]
 

@@ -23,6 +23,7 @@ __all__ = ["Outbox"]
 _PAGE_MESSAGES: Final = 32  # enough to share an envelope's costs, few enough that both ends work at the same time
 _NOTHING: Final = -1
 _ANSWER: Final = -2
+_MORE_ANSWERS: Final = -3  # those that have one message already
 _PAGE_FRAMES: Final = 64  # large values behind it
 _TAKEN: Final = Sent.TAKEN
 _RETRY_FULL: Final = 0.005  # seconds until a full queue is tried again
@@ -39,8 +40,12 @@ class Outbox:
         self.flushed = 0  # the sequence of the last call that was handed to the transport
         self._messages: list[Message] = []
         self._size = 0  # of the page, in messages; those of a row count singly
-        self._row: Any = None  # the last message of the page, while the next may join it:
-        self._next = _NOTHING  # the call of this number, or any answer
+        self._next = _NOTHING  # what may join the last message of the page: the call of this number, or any answer
+        self._row: Any = None  # that message
+        self._shared: tuple[object, ...] = ()  # path, remaining time and metadata of its calls
+        self._arguments: list[object] | None = None  # of its calls, once there are two
+        self._numbers: list[int] = []  # of its answers
+        self._values: list[object] = []
         self._open: list[Outlet] = []  # with a row of items on the page that may grow
         self._frames: list[Frame] = []
         self._pages: deque[tuple[list[Frame], int]] = deque()  # encoded, not yet taken by the transport
@@ -68,52 +73,51 @@ class Outbox:
     def call(self, number: int, path: str, remaining: int, arguments: object, metadata: object) -> None:
         """Post a CALL. Those of one method, one behind the other, leave as one message: both sides have less to look
         at."""
-        if self.divert is not None:
+        if number == self._next and self._shared == (path, remaining, metadata):
+            together = self._arguments
+            if together is not None:
+                together.append(arguments)
+            else:
+                row = self._row
+                self._arguments = [row[4], arguments]
+                row[0], row[4] = CALLS, self._arguments
+        elif self.divert is not None:
             self.post([CALL, number, path, remaining, arguments, metadata])
             return
-        row = self._row
-        if (
-            number == self._next
-            and row[2] is path
-            and row[3] == remaining
-            and (row[5] is metadata or row[5] == metadata)
-        ):
-            if row[0] == CALLS:
-                row[4].append(arguments)
-            else:
-                row[0], row[4] = CALLS, [row[4], arguments]
         else:
             self._row = row = [CALL, number, path, remaining, arguments, metadata]
+            self._shared, self._arguments = (path, remaining, metadata), None
             self._messages.append(row)
+            if not self._armed:
+                self._arm()
         self._next = number + 1
-        self._size += 1
-        if not self._armed:
-            self._arm()
-        elif self._size >= _PAGE_MESSAGES:
+        self._size = size = self._size + 1
+        if size >= _PAGE_MESSAGES:
             self._full()
 
     def reply(self, number: int, value: object) -> None:
         """Post a REPLY without metadata; as `call`. A load report is owed with it."""
-        if self.divert is not None:
-            self._link.owes_report = True
-            self.post([REPLY, number, value, None])
-            return
-        row = self._row
-        if self._next == _ANSWER:
-            if row[0] == REPLIES:
-                row[1].append(number)
-                row[2].append(value)
-            else:
-                row[:] = [REPLIES, [row[1], number], [row[2], value]]
+        if self._next == _MORE_ANSWERS:
+            self._numbers.append(number)
+            self._values.append(value)
         else:
-            self._next = _ANSWER
             self._link.owes_report = True
-            self._row = row = [REPLY, number, value, None]
-            self._messages.append(row)
-        self._size += 1
-        if not self._armed:
-            self._arm()
-        elif self._size >= _PAGE_MESSAGES:
+            if self.divert is not None:
+                self.post([REPLY, number, value, None])
+                return
+            if self._next == _ANSWER:
+                row = self._row
+                self._numbers, self._values = [row[1], number], [row[2], value]
+                row[:] = [REPLIES, self._numbers, self._values]
+                self._next = _MORE_ANSWERS
+            else:
+                self._row = row = [REPLY, number, value, None]
+                self._messages.append(row)
+                self._next = _ANSWER
+                if not self._armed:
+                    self._arm()
+        self._size = size = self._size + 1
+        if size >= _PAGE_MESSAGES:
             self._full()
 
     def open_row(self, outlet: Outlet, row: Message) -> None:
@@ -179,7 +183,7 @@ class Outbox:
             if before:  # they are numbered behind others of the page
                 aside.clear()
                 tree = externalize(value, aside, inline_limit)
-            bulk.aside, self.divert = aside, bulk.divert
+            bulk.aside, self.divert, self._next = aside, bulk.divert, _NOTHING
         return tree
 
     def add_pages(self, pages: list[list[Frame]]) -> None:
@@ -236,15 +240,32 @@ class Outbox:
         link, now = self._link, self._time()
         if self._open:
             self._close_rows()
-        if link.owes_report:
-            report = link.report_due(now)
-            if report is not None:
-                self._messages.append(report)
-        messages, frames = self._messages, self._frames
+        messages = self._messages
+        if link.owes_report and now >= link.next_report and (report := link.report_now(now)) is not None:
+            messages.append(report)
         if not messages:
             return
         self._messages, self._next, self._size = [], _NOTHING, 0
         clock = int(now * 1000) & LIMIT
+        if not self._frames:
+            try:
+                envelope = encode(link.to, clock, messages)
+            except (TypeError, ValueError):
+                pass
+            else:
+                if len(envelope) <= link.limit:
+                    channel = link.channel
+                    if not self._pages and channel is not None and channel.send([envelope]) is _TAKEN:
+                        self.flushed = link.sequence
+                    else:
+                        self._pages.append(([envelope], link.sequence))
+                    return
+        frames, self._frames = self._frames, []
+        self._turn_unusual(clock, messages, frames)
+
+    def _turn_unusual(self, clock: int, messages: list[Message], frames: list[Frame]) -> None:
+        """As `_turn_page`, with large values behind it, or what does not leave, or not in one envelope."""
+        link = self._link
         formless: list[tuple[Message, str]] = []  # with a value that CBOR does not carry
         too_long: list[tuple[Message, str]] = []
         try:
@@ -252,18 +273,11 @@ class Outbox:
         except (TypeError, ValueError):
             messages = self._encodable(single(messages), formless)
             envelope = encode(link.to, clock, messages)
-        page: list[Frame] = [envelope]
-        fits = len(envelope) <= link.limit
-        if frames:
-            self._frames = []
-            page += frames
-            fits = fits and _bytes(page) <= link.limit + MARGIN
-        if not fits:
+        page: list[Frame] = [envelope, *frames]
+        if len(envelope) > link.limit or _bytes(page) > link.limit + MARGIN:
             self._split(clock, single(messages), frames, too_long)
-        elif self._pages or link.channel is None or link.channel.send(page) is not _TAKEN:
-            self._pages.append((page, link.sequence))
         else:
-            self.flushed = link.sequence
+            self._pages.append((page, link.sequence))
         if too_long or formless:
             self._refuse([*too_long, *formless])
 

@@ -255,7 +255,8 @@ def _number(value: object) -> bool:
     return type(value) is int and 0 <= value <= LIMIT
 
 
-def _metadata(value: object) -> bool:
+def is_metadata(value: object) -> bool:
+    """Whether this is metadata, or None."""
     return value is None or (
         type(value) is dict
         and _NAME_TYPES.issuperset(map(type, value))
@@ -313,7 +314,7 @@ def _check_calls(m: Message) -> bool:
         and _number(m[3])
         and _row(m[4])
         and _ARGUMENT_TYPES.issuperset(map(type, m[4]))
-        and (len(m) == 5 or m[5] is None or _metadata(m[5]))
+        and (len(m) == 5 or m[5] is None or is_metadata(m[5]))
     )
 
 
@@ -429,7 +430,7 @@ def check(message: object) -> int:
             len(message) >= 4
             and type(number := message[1]) is int
             and 0 <= number <= LIMIT
-            and (message[3] is None or _metadata(message[3]))
+            and (message[3] is None or is_metadata(message[3]))
         )
     elif kind == CALL:
         fits = (
@@ -440,7 +441,7 @@ def check(message: object) -> int:
             and type(remaining := message[3]) is int
             and 0 <= remaining <= LIMIT
             and type(message[4]) in ARGUMENT_TYPES
-            and (message[5] is None or _metadata(message[5]))
+            and (message[5] is None or is_metadata(message[5]))
             and (len(message) == 6 or type(message[6]) is bool)
         )
     elif kind in _CHECKS:

@@ -9,6 +9,7 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
+_FAR: Final = 2.0  # seconds until a deadline
 _MODULUS: Final = 1 << 31
 _HALF: Final = _MODULUS // 2
 _BURST: Final = 0.05 / 0.95  # the x for which x / (1 + x) is 5 %
@@ -28,7 +29,6 @@ class Deadlines(Generic[T]):
     """
 
     TICKS: Final = 256
-    FAR: Final = 2.0  # seconds
 
     def __init__(self, arm: Callable[[], None]) -> None:
         """arm: told when `next` may have changed: at most once per bucket, not per item."""
@@ -42,7 +42,7 @@ class Deadlines(Generic[T]):
 
         An item that was taken out in the last second or so before its time may still come due: let it tell.
         """
-        if when - now < self.FAR:
+        if when - now < _FAR:
             return self._add_near(when, item)
         second = int(when)
         bucket = self._far.get(second)
@@ -95,32 +95,39 @@ class QueueClock:
 
     WINDOW: Final = 60_000  # ms
 
-    __slots__ = ("_base", "_current", "_previous", "_since")
+    __slots__ = ("_base", "_current", "_least", "_previous", "_until")
 
     def __init__(self) -> None:
         self._base: int | None = None
-        self._since = 0
         self._previous: int | None = None
         self._current = 0
+        self._least = 0  # of these two
+        self._until = -1  # when the window ends
 
     def waited(self, sent: int, now: int) -> int:
         """Milliseconds that a message stood in queues; `sent` modulo 2**31 by its sender's clock, `now` by ours."""
-        base = self._base
-        if base is None:
-            self._base, self._since, self._current = now - sent, now, 0
+        if now < self._until:
+            offset: int = now - sent - self._base  # type: ignore[operator]
+            if self._current <= offset < _HALF:  # nothing new of the clocks
+                return offset - self._least
+        return self._learn(sent, now)
+
+    def _learn(self, sent: int, now: int) -> int:
+        if self._base is None:
+            self._base, self._until = now - sent, now + self.WINDOW
             return 0
-        offset = now - sent - base
+        offset = now - sent - self._base
         if not -_HALF <= offset < _HALF:
             offset = (offset + _HALF) % _MODULUS - _HALF
-        if now - self._since >= self.WINDOW:
-            stale = now - self._since >= 2 * self.WINDOW
-            self._previous, self._current, self._since = (None if stale else self._current), offset, now
+        if now >= self._until:
+            stale = now >= self._until + self.WINDOW
+            self._previous, self._current = (None if stale else self._current), offset
+            self._until = now + self.WINDOW
         elif offset < self._current:
             self._current = offset
-        least, previous = self._current, self._previous
-        if previous is not None and previous < least:
-            least = previous
-        return offset - least if offset > least else 0
+        previous = self._previous
+        self._least = self._current if previous is None or previous > self._current else previous
+        return offset - self._least if offset > self._least else 0
 
 
 class Average:

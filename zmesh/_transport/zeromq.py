@@ -23,6 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import zmq
@@ -46,7 +47,8 @@ from . import (
     host_of,
 )
 from .curve import MECHANISM_MISMATCH, Descriptor, InboxWatch, Zap, close_context, peer_of, secure, why_failed
-from .guard import Connection, Guard
+from .guard import Guard
+from .scales import Connection, DialedScales
 
 __all__ = ["ZeroMQTransport"]
 
@@ -66,7 +68,8 @@ _SMALL, _LARGE = 1, 2  # masks of them
 _BULK_UNACKNOWLEDGED: Final = 10_000  # ms that the kernel sends in vain on a bulk connection before it gives it up
 _BULK_KEEPALIVE: Final = {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 15, zmq.TCP_KEEPALIVE_INTVL: 5}  # seconds
 _EVENTS: Final = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -77,9 +80,9 @@ _EVENTS: Final = (
 # As plain integers: `&` and `|` of pyzmq's enumerations cost more than a send.
 _POLLIN: Final = int(zmq.POLLIN)
 _EVENTS_OPTION: Final = int(zmq.EVENTS)
-_MORE_OPTION: Final = int(zmq.RCVMORE)
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _NOBLOCK_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+_TAKEN: Final = Sent.TAKEN
 _REASONS: Final = {
     int(zmq.EVENT_DISCONNECTED): "connection lost",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "ZMTP handshake failed: no ZeroMQ peer",
@@ -159,6 +162,7 @@ class ZeroMQTransport:
             inbox.poll(None, until=until)
         for channel in list(self._dialed):
             channel.poll(None, until=until)
+            channel.poll_monitor()
 
     def close(self) -> None:
         for channel in list(self._dialed):
@@ -211,29 +215,31 @@ class _Socket:
         self._closed = False
 
     def _watch(self) -> None:
-        self._loop.add_reader(self._descriptor, self._edge)
+        # Something happened: nearly always a message came, so the first look is the receipt itself.
+        self._loop.add_reader(self._descriptor, self.poll, _ENVELOPES_A_TURN, True)
         self._look_again()  # an edge may have passed before anybody watched
 
-    def _edge(self) -> None:
-        """Something happened: nearly always a message came, so the first look is the receipt itself."""
-        if not self._closed:
-            self.poll(came=True)
-
-    def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False, until: float = math.inf) -> None:
-        """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn. until: when to
-        stop all the same."""
-        taken = 0
+    def poll(self, limit: int | None = _ENVELOPES_A_TURN, came: bool = False, until: float = math.inf) -> None:
+        """Receive until there is nothing more, or for a turn's share; the rest follows in the next turn. came: whether
+        to receive before the first look. until: when to stop all the same."""
+        if self._closed:
+            return
         if limit is not None:
             until = time.monotonic() + _SECONDS_A_TURN
+        taken, get = 0, self._get
         polling, self._polling = self._polling, True
         try:
-            while came or (not self._closed and self._readable()):
+            if came:
                 self._receive()
-                came = False
-                taken += 1
-                if taken == limit or time.monotonic() > until:
+                taken = 1
+            # Looking costs a third of what an exception for EAGAIN does, and comes first: nearly always there is
+            # nothing more, and then this turn is over, however long it was.
+            while not self._closed and get(_EVENTS_OPTION) & _POLLIN:  # type: ignore[operator]
+                if taken and (taken == limit or time.monotonic() > until):
                     self._look_again()
                     return
+                self._receive()
+                taken += 1
         except zmq.ZMQError as error:
             if not self._closed and error.errno not in (zmq.EAGAIN, zmq.ETERM, zmq.ENOTSOCK):
                 raise
@@ -244,7 +250,6 @@ class _Socket:
             self._polling = polling
 
     def _readable(self) -> bool:
-        # Asking costs a third of what an exception for EAGAIN does.
         return self._get(_EVENTS_OPTION) & _POLLIN != 0  # type: ignore[operator]
 
     def _look_again(self) -> None:
@@ -253,14 +258,20 @@ class _Socket:
 
     def _poll_again(self) -> None:
         self._again = None
-        if not self._closed:
-            self.poll()
+        self.poll()
 
     def _after_send(self) -> None:
-        # A send may swallow the edge of a message that arrived meanwhile. Where it answers what was received, the next
-        # look comes right behind it.
-        if not self._polling and self._again is None and self._readable():
+        """A send may swallow the edge of a message that came meanwhile. Not called within `poll`, where the next look
+        comes right behind what was received."""
+        if self._again is None and self._readable():
             self._look_again()
+
+    def _waiting(self) -> bool:
+        """See `Scales`."""
+        if not self._readable():
+            return False
+        self._look_again()
+        return True
 
     def _receive(self) -> None:
         raise NotImplementedError
@@ -282,6 +293,11 @@ class _Dialed(_Socket):
         self.address = host_of(address)
         self.key = key
         self._handler = handler
+        self._connection = Connection(-1, 0, address.rpartition(":")[0], address, 0.0)
+        self._scales: DialedScales | None = None
+        if sys.platform == "linux":
+            config, refusals = transport._config, transport.refusals
+            self._scales = DialedScales(self._loop, config, refusals, self._waiting, self._drain, self._cut)
         socket = self._zmq
         if transport._gate is not None:
             assert key is not None, "a secured node dials whom it can tell by a key"
@@ -291,9 +307,9 @@ class _Dialed(_Socket):
             socket.setsockopt(zmq.IPV6, 1)
         self._monitor = socket.get_monitor_socket(_EVENTS)
         self._monitor_descriptor: int = self._monitor.getsockopt(zmq.FD)  # type: ignore[assignment]
-        self._loop.add_reader(self._monitor_descriptor, self._poll_monitor)
+        self._loop.add_reader(self._monitor_descriptor, self.poll_monitor)
         self._watch()
-        self._loop.call_soon(self._poll_monitor)
+        self._loop.call_soon(self.poll_monitor)
         try:
             socket.connect(address)
         except zmq.ZMQError as error:
@@ -310,13 +326,16 @@ class _Dialed(_Socket):
                 _send_all(self._send_frame, frames)
         except zmq.Again:
             return Sent.FULL
-        self._after_send()
-        return Sent.TAKEN
+        if not self._polling:
+            self._after_send()
+        return _TAKEN
 
     def close(self, linger: float = 0.0) -> None:
         if self._closed:
             return
         self._transport._dialed.pop(self, None)
+        if self._scales is not None:
+            self._scales.close()
         self._loop.remove_reader(self._monitor_descriptor)
         with contextlib.suppress(zmq.ZMQError):
             self._zmq.disable_monitor()
@@ -329,16 +348,19 @@ class _Dialed(_Socket):
     def hang_up(self) -> None:
         self.close()
 
-    def poll(self, limit: int | None = _ENVELOPES_A_TURN, *, came: bool = False, until: float = math.inf) -> None:
-        super().poll(limit, came=came, until=until)
-        if limit is None and not self._closed:
-            self._poll_monitor()
-
     def _receive(self) -> None:
-        first = self._receive_frame(_NOBLOCK)
-        self._handler.received(_rest(self._zmq, first) if self._get(_MORE_OPTION) else [first])
+        # A frame knows whether more are behind it: asking the socket costs twice as much as the object.
+        first: Any = self._receive_frame(_NOBLOCK, False)
+        received: bytes = first.bytes
+        if first.more:
+            frames = _rest(self._zmq, received)
+            self._connection.delivered += sum(map(_size, frames))
+            self._handler.received(frames)
+        else:
+            self._connection.delivered += len(received)
+            self._handler.received([received])
 
-    def _poll_monitor(self) -> None:
+    def poll_monitor(self) -> None:
         if self._closed:
             return
         try:
@@ -347,6 +369,9 @@ class _Dialed(_Socket):
                 kind = int(event["event"])
                 if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     self._handler.opened()
+                elif kind == zmq.EVENT_CONNECTED:
+                    if self._scales is not None:
+                        self._scales.connected(self._connection, int(event["value"]))
                 else:
                     self._end(self._reason(kind, int(event["value"])))
         except zmq.Again:
@@ -354,6 +379,19 @@ class _Dialed(_Socket):
         except zmq.ZMQError as error:
             if not self._closed and error.errno not in (zmq.ETERM, zmq.ENOTSOCK):
                 raise
+
+    def _drain(self, connection: Connection) -> tuple[int, int]:
+        """See `Scales`."""
+        began, until, messages = connection.delivered, time.monotonic() + _DRAIN, 0
+        while not self._closed and self._readable() and time.monotonic() < until:
+            self.poll(1)
+            messages += 1
+        return messages, connection.delivered - began
+
+    def _cut(self) -> None:
+        """The server sends without an end."""
+        self.close()
+        self._handler.closed("it sent more than it may: its connection was closed here")
 
     def _reason(self, event: int, value: int) -> str:
         """What a monitor's event means, for people. Of a handshake that fails libzmq tells little: a listener that
@@ -369,7 +407,7 @@ class _Dialed(_Socket):
     def _end(self, reason: str) -> None:
         if self._closed:
             return
-        super().poll(None, until=time.monotonic() + _LAST_LOOK)  # replies that had arrived are answers, not losses
+        self.poll(None, until=time.monotonic() + _LAST_LOOK)  # replies that had arrived are answers, not losses
         if self._closed:  # one of them made the handler close us
             return
         self.close()
@@ -380,11 +418,12 @@ class _Accepted:
     """A connection that somebody else dialed: a routing id of the inbox."""
 
     __slots__ = (
-        "_descriptor", "_inbox", "address", "connection", "handler", "key", "parted", "remote", "routing_id",
+        "_descriptor", "_inbox", "address", "connection", "handler", "key", "parted", "remote", "routing_id", "send",
     )  # fmt: skip
 
     def __init__(self, inbox: _Inbox, routing_id: bytes, first: zmq.Frame, connection: Connection | None) -> None:
         self._inbox = inbox
+        self.send: Callable[[Sequence[Frame]], Sent] = partial(inbox.send, routing_id)
         self.handler: Handler | None = None  # None: it is over for us, and what still comes is ignored
         self.parted = False
         self.routing_id = routing_id
@@ -393,9 +432,6 @@ class _Accepted:
         self.address = peer_of(first)
         self.key = str(first.get("User-Id")) if inbox.secured else None  # as ZAP was answered
         self._descriptor = Descriptor.of(first)
-
-    def send(self, frames: Sequence[Frame]) -> Sent:
-        return self._inbox.send(self.routing_id, frames)
 
     def close(self, linger: float = 0.0) -> None:
         self._inbox.part(self, linger)
@@ -472,8 +508,9 @@ class _Inbox(_Socket):
             if error.errno == zmq.EHOSTUNREACH:
                 return Sent.GONE
             raise
-        self._after_send()
-        return Sent.TAKEN
+        if not self._polling:
+            self._after_send()
+        return _TAKEN
 
     def part(self, peer: _Accepted, linger: float) -> None:
         """End a connection once it had time to take what was sent last; ignore what comes until then."""
@@ -494,20 +531,24 @@ class _Inbox(_Socket):
                 self.guard.hang_up(peer.connection)
 
     def _receive(self) -> None:
-        routing_id = self._receive_frame(_NOBLOCK)
+        receive = self._receive_frame
+        routing_id = receive(_NOBLOCK)
+        frame: Any = receive(_NOBLOCK, False)  # a ROUTER never delivers less than an id and one frame
+        first: bytes = frame.bytes
         peer = self._peers.get(routing_id)
-        # A ROUTER never delivers less than an id and one frame.
-        first = self._receive_frame(_NOBLOCK) if peer is not None else self._meet(routing_id)
-        frames: list[Frame] = _rest(self._zmq, first) if self._get(_MORE_OPTION) else [first]
+        if frame.more:
+            frames = _rest(self._zmq, first)
+            size = sum(map(_size, frames))
+        else:
+            frames, size = [first], len(first)
         if peer is None:
-            peer = self._peers[routing_id]
-        peer.connection.delivered += len(first) if len(frames) == 1 else sum(map(_size, frames))
+            peer = self._meet(routing_id, frame)
+        peer.connection.delivered += size
         if peer.handler is not None:
             peer.handler.received(frames)
 
-    def _meet(self, routing_id: bytes) -> bytes:
-        """The first frame of a connection."""
-        frame: Any = self._zmq.recv(zmq.NOBLOCK, copy=False)
+    def _meet(self, routing_id: bytes, frame: Any) -> _Accepted:
+        """The first frame of a connection came."""
         connection = None
         if self.guard is not None:
             with contextlib.suppress(zmq.ZMQError):  # it ended before libzmq asked who was there
@@ -517,18 +558,10 @@ class _Inbox(_Socket):
             peer.handler = self._accept(peer)
         else:  # it was refused, and what it had sent comes after it
             self.part(peer, 0.0)
-        first: bytes = frame.bytes
-        return first
-
-    def _waiting(self) -> bool:
-        """See `Guard`."""
-        if not self._readable():
-            return False
-        self._look_again()
-        return True
+        return peer
 
     def _drain(self, connection: Connection) -> tuple[int, int]:
-        """See `Guard`. Others are served in turn: whoever has a whole message here is among so many."""
+        """See `Scales`. Others are served in turn: whoever has a whole message here is among so many."""
         began, until = connection.delivered, time.monotonic() + _DRAIN
         messages = others = 0
         while others < 2 * len(self._peers) + _ENVELOPES_A_TURN and not self._closed and self._readable():
