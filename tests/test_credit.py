@@ -282,7 +282,8 @@ class Wire:
         self.post([ITEM, number, answer, sequence & LIMIT, value])
 
     def open_row(self, outlet: Outlet, message: list[Any]) -> None:
-        self.turn_page()
+        if self._open is not None:  # closed by its outlet
+            self._leaves(self._open[1])
         self.sent.append(message)
         self._open = (outlet, message)
 

@@ -729,6 +729,8 @@ class Server:
                         now = self._ended
                     else:
                         running.task = task
+                        if running.answered:  # ended in its first step
+                            task.cancel()
                         await rest
                         now = self.time()
                     if task.cancelling():
