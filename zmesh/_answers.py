@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from abc import abstractmethod
 from collections import deque
@@ -13,7 +14,7 @@ from ._call import NO_METADATA, Stream
 from ._stream_calls import StreamCall
 from ._streams import TWO_READERS
 
-__all__ = ["NOTHING_READY", "AnswerStream", "DeferredStream"]
+__all__ = ["NOTHING_READY", "AnswerStream", "DeferredStream", "ready_items"]
 
 NOTHING_READY: Final[Callable[[], Any]] = deque[Any]().popleft
 
@@ -38,6 +39,16 @@ class ReadyStream(Stream[Any]):
     @abstractmethod
     async def _next(self) -> Any:
         """The next item, where none is ready."""
+
+
+def ready_items(stream: object, most: int) -> list[Any]:
+    """So many items at most that can be taken from a stream without waiting."""
+    take: Callable[[], Any] = getattr(stream, "_take", NOTHING_READY)
+    items: list[Any] = []
+    with contextlib.suppress(IndexError):
+        while len(items) < most:
+            items.append(take())
+    return items
 
 
 class AnswerStream(ReadyStream):
