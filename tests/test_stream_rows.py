@@ -58,6 +58,16 @@ class Rows(zmesh.Service):
         return sum([reading.number async for reading in readings])
 
     @zmesh.rpc
+    async def torn(self, of: list[int]) -> AsyncIterator[Any]:
+        items, size = of
+        for number in range(items):
+            if number % 7 == 6:
+                await asyncio.sleep(0)  # a page is turned, and others may be yielded before room is asked for
+            yield [number, "x" * size]
+        await asyncio.sleep(0)
+        raise zmesh.DataLoss("torn")
+
+    @zmesh.rpc
     async def then_wrong(self, items: int) -> AsyncIterator[Any]:
         for number in range(items):
             yield {"number": number, "text": "x"}
@@ -284,3 +294,25 @@ def test_rows_that_are_none() -> None:
         with pytest.raises(m.ProtocolError, match=why):
             decode_row(row)
     assert decode_row(b"\x82\x01\x81\x61a") == [1, ["a"]]
+
+
+@pytest.mark.parametrize("size", [1, 100, 5_000])
+@zmesh.testing.simulated()
+async def test_an_error_comes_behind_items_that_wait_for_room(mesh: Mesh, size: int) -> None:
+    """They were yielded at once, and are more than the reader has room for."""
+    server, caller, client = await pair(mesh, config=zmesh.Config(stream_bytes=1_000))
+
+    async def source() -> AsyncIterator[Any]:
+        for number in range(30):
+            yield [number, "x" * size]
+
+    async def main() -> None:
+        read: list[Any] = []
+        with pytest.raises(zmesh.DataLoss, match="torn"):
+            await read_into(read, client.torn([30, size]))
+        assert read == [[number, "x" * size] for number in range(30)]
+        assert [each async for each in client.relay(source())] == read
+
+    await caller.run(main())
+    await asyncio.sleep(ROUND_TRIP)
+    at_rest(server, caller)

@@ -845,6 +845,9 @@ class Server:
             await outlet.pump(iterator, form.small, lambda item: outlet.send(form.dump(item)), running.wanted)
             await outlet.drained()
             return outlet.sent & m.LIMIT
+        except Exception:
+            await outlet.drained()  # an error comes behind the items before it
+            raise
         except GeneratorExit:  # disposed of: nobody drives this any more, and nothing can be awaited
             iterator = None
             raise
