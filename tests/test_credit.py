@@ -14,6 +14,7 @@ import numpy
 import pytest
 from cbor2 import CBORTag
 
+import zmesh
 from zmesh._core import messages as m
 from zmesh._core.credit import ReceiveWindow, SendWindow, weigh
 from zmesh._core.messages import CREDIT, END, ITEM, ITEMS, LIMIT, Hello, ProtocolError
@@ -342,7 +343,9 @@ class Peer:
     def __init__(self, loop: asyncio.AbstractEventLoop, wire: Wire) -> None:
         self.wire = wire
         self.credit: deque[int] = deque()
-        self.inlet = Inlet(loop, wire.remote.max_items, wire.remote.max_item_bytes, self.credit.append, UNTYPED)
+        self.inlet = Inlet(
+            loop, wire.remote.max_items, wire.remote.max_item_bytes, self.credit.append, UNTYPED, zmesh.Internal
+        )
         self.read: list[object] = []
 
     def arrive(self) -> None:
@@ -516,7 +519,7 @@ def test_an_ended_outlet_ends_again_elsewhere() -> None:
 def test_an_inlet_refuses_what_may_not_come() -> None:
     async def main(chance: random.Random) -> None:
         credit: list[int] = []
-        inlet = Inlet(asyncio.get_running_loop(), 2, 1000, credit.append, UNTYPED)
+        inlet = Inlet(asyncio.get_running_loop(), 2, 1000, credit.append, UNTYPED, zmesh.Internal)
         inlet.put(1, ["a"], 9)
         with pytest.raises(ProtocolError, match="a stream ended after 2 items, and 1 came"):
             inlet.end(2)
@@ -533,7 +536,7 @@ def test_an_inlet_refuses_what_may_not_come() -> None:
 
 def test_one_task_waits_at_a_time() -> None:
     async def main(chance: random.Random) -> None:
-        inlet = Inlet(asyncio.get_running_loop(), 2, 1000, lambda items: None, UNTYPED)
+        inlet = Inlet(asyncio.get_running_loop(), 2, 1000, lambda items: None, UNTYPED, zmesh.Internal)
         first = asyncio.create_task(inlet.wait())
         await asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="two tasks read one stream at the same time; give each its own"):

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import cbor2
 import numpy
 import pytest
 
@@ -16,7 +17,7 @@ import zmesh
 import zmesh.testing
 from zmesh import _streams
 from zmesh._core import messages as m
-from zmesh._core.wire import decode_row
+from zmesh._core.wire import decode_row, length_of_row
 from zmesh._items import UNTYPED
 from zmesh._streams import Outlet
 from zmesh.testing import Host, Mesh
@@ -293,6 +294,16 @@ def test_rows_that_are_none() -> None:
     ]:  # fmt: skip
         with pytest.raises(m.ProtocolError, match=why):
             decode_row(row)
+        if "array" in why:
+            with pytest.raises(m.ProtocolError, match=why):
+                length_of_row(row)
+    for length in (1, 23, 24, 255, 256, 1024):
+        assert length_of_row(cbor2.dumps([0] * length)) == length
+    for longer in (b"\x98\x02", b"\x99\x00\x02", b"\x9a\x00\x00\x00\x02", b"\x9b" + bytes(7) + b"\x02"):
+        assert length_of_row(longer + b"\x01\x01") == len(decode_row(longer + b"\x01\x01")) == 2
+    for none in (b"", b"\x9f\x01\xff", b"\xa1\x01\x01", b"\x01", b"\x9b" + b"\xff" * 8, b"\x98"):
+        with pytest.raises(m.ProtocolError, match="an array of 1 to 1024"):
+            length_of_row(none)
     assert decode_row(b"\x82\x01\x81\x61a") == [1, ["a"]]
 
 

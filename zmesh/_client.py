@@ -153,7 +153,7 @@ class Outgoing(Call[Any]):
         """What came beside the answer."""
         self.metadata = metadata
 
-    def items_received(self, attempt: Attempt, sequence: int, values: list[object], size: int) -> None:
+    def items_received(self, attempt: Attempt, sequence: int, items: list[object] | bytes, size: int) -> None:
         """Items of the answer. Raises ProtocolError where there should be none."""
         raise ProtocolError(f"an item for {self.target.path}, which answers one value")
 

@@ -20,7 +20,7 @@ from ._core import messages as m
 from ._core.credit import share_of, weigh
 from ._core.messages import LIMIT, Hello, Message, ProtocolError
 from ._core.timing import QueueClock, expand
-from ._core.wire import decode, decode_row, is_plain
+from ._core.wire import decode, is_plain, length_of_row
 from ._outbox import Outbox
 from ._platform import clock_of
 from ._transport import Channel, Frame
@@ -455,12 +455,12 @@ class Link:
                 _, _, answer, sequence, value = message[:5]
                 if number not in (self.pending if answer else self.running):
                     return
-                values, size = ([value], weigh(value)) if kind == m.ITEM else _row(value)
+                items, size = ([value], weigh(value)) if kind == m.ITEM else _row(value)
                 if answer:
                     attempt = self.pending[number]
-                    attempt.call.items_received(attempt, sequence, values, size)
+                    attempt.call.items_received(attempt, sequence, items, size)
                 else:
-                    self.running[number].items_received(sequence, values, size)
+                    self.running[number].items_received(sequence, items, size)
             elif kind == m.END:
                 if number in self.running:
                     self.running[number].items_ended(message[2])
@@ -728,10 +728,9 @@ class Link:
             self._owner.link_closed(self, reason, goodbye=goodbye)
 
 
-def _row(encoded: bytes) -> tuple[list[object], int]:
-    """The items of a row, and what each of them weighs. Raises ProtocolError."""
-    values = decode_row(encoded)
-    return values, share_of(len(encoded), len(values))
+def _row(encoded: bytes) -> tuple[bytes, int]:
+    """A row, and what each of its items weighs. Raises ProtocolError where it is none."""
+    return encoded, share_of(len(encoded), length_of_row(encoded))
 
 
 def _weigh(frames: list[Frame], messages: int) -> int:

@@ -31,7 +31,7 @@ from ._streams import Inlet, Outlet
 from ._waiter import Stepper, Waiter
 from .config import Config
 from .context import Context, current
-from .errors import Cancelled, Code, DeadlineExceeded, RpcError, error_class
+from .errors import Cancelled, Code, DeadlineExceeded, InvalidArgument, RpcError, error_class
 from .interceptors import InterceptedCall, Interceptor, around
 from .schema import MethodSchema, ServiceSchema
 
@@ -187,13 +187,13 @@ class Running:
 
     # -- what its link tells of its streams
 
-    def items_received(self, sequence: int, values: list[object], size: int) -> None:
+    def items_received(self, sequence: int, items: list[object] | bytes, size: int) -> None:
         if self.inlet is None:
             raise ProtocolError(f"an item for {self.method.schema.path}, which takes no stream")
         if self.link.weight and (why := self.server.item_weighs(self.link)) is not None:
             self.server.refuse(self, Code.RESOURCE_EXHAUSTED, why)
         else:
-            self.inlet.put(sequence, values, size)
+            self.inlet.put(sequence, items, size)
 
     def items_ended(self, items: int) -> None:
         if self.inlet is None:
@@ -551,9 +551,8 @@ class Server:
         running.until_begun = len(running.more) > 0 and running.more[0] is True
         if schema.streams.arguments is not None:
             items, size = self._config.stream_items, self._config.stream_bytes
-            running.inlet = Inlet(
-                self.loop, items, size, lambda items: link.credit(number, False, items), schema.streams.arguments
-            )
+            credit: Callable[[int], None] = functools.partial(link.credit, number, False)
+            running.inlet = Inlet(self.loop, items, size, credit, schema.streams.arguments, InvalidArgument)
         if schema.answers_stream:
             running.outlet = Outlet(self.loop, answer=True)
             running.outlet.attach(link, number)

@@ -77,7 +77,8 @@ class StreamCall(Outgoing):
         self.marked = self.marked or self.until_begun
         client, loop, config = self.client, self.client.loop, self.client.config
         if self._streams.answers is not None:
-            self.inlet = Inlet(loop, config.stream_items, config.stream_bytes, self._credit, self._streams.answers)
+            items, size, form = config.stream_items, config.stream_bytes, self._streams.answers
+            self.inlet = Inlet(loop, items, size, self._credit, form, Internal)
         if self._items is not None:
             self.outlet = Outlet(loop, answer=False)
         try:
@@ -223,13 +224,13 @@ class StreamCall(Outgoing):
 
     # -- what links tell
 
-    def items_received(self, attempt: Attempt, sequence: int, values: list[object], size: int) -> None:
+    def items_received(self, attempt: Attempt, sequence: int, items: list[object] | bytes, size: int) -> None:
         if self.inlet is None:
-            super().items_received(attempt, sequence, values, size)
+            super().items_received(attempt, sequence, items, size)
         elif not self.future.done() and self._begin_with(attempt):
             if self.until_begun and self.deadline != math.inf:
                 self._without_deadline()
-            self.inlet.put(sequence, values, size)
+            self.inlet.put(sequence, items, size)
 
     def credited(self, attempt: Attempt, items: int) -> None:
         if self.outlet is None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from ._core import messages as m
 from ._core.credit import ReceiveWindow, SendWindow, share_of, weigh
 from ._core.messages import Message, ProtocolError
-from ._core.wire import encode_row, fits_row, lasting
+from ._core.wire import decode_row, encode_row, fits_row, lasting, length_of_row
 from ._items import Items
 from ._platform import clock_of
 from ._signature import ABSENT
+from .errors import RpcError
 
 if TYPE_CHECKING:
     from ._link import Link
@@ -334,34 +335,45 @@ class Inlet(_Signal):
     """
 
     __slots__ = (
-        "_credit", "_each", "_lent", "_load", "_load_row", "_loaded", "_raw", "_rows", "_telling", "_window", "closed",
-        "ended", "ready",
+        "_credit", "_each", "_lent", "_load", "_load_row", "_loaded", "_malformed", "_raw", "_rows", "_telling",
+        "_window", "closed", "ended", "ready",
     )  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, items: int, bytes: int, credit: Callable[[int], object], form: Items
+        self,
+        loop: asyncio.AbstractEventLoop,
+        items: int,
+        bytes: int,
+        credit: Callable[[int], object],
+        form: Items,
+        malformed: type[RpcError],
     ) -> None:
-        """items, bytes: what may wait here at most, as our HELLO says. credit: sends credit for so many items."""
+        """items, bytes: what may wait here at most, as our HELLO says. credit: sends credit for so many items.
+        malformed: what the reader gets where a row that it comes to is none."""
         super().__init__(loop)
         self.ready: deque[Any] = deque()
         self._lent = 0  # how many were put there, of those that the window does not know to be taken
         self._loaded: deque[Any] = deque()  # what is behind those in the row that they are of
         self._raw = False  # and is not loaded yet, since something in it does not fit
         self._each = 0  # the size of all these
-        self._rows: deque[tuple[list[object], int]] = deque()  # each with the size of its items
+        # Each with how many items it has, and the size of these. What is encoded is decoded for its reader, and not
+        # before: that takes many times the memory.
+        self._rows: deque[tuple[list[object] | Any, int, int]] = deque()
         self._window = ReceiveWindow(items, bytes)
         self._credit = credit
         self._load, self._load_row = form.load, form.load_row
+        self._malformed = malformed
         self._telling = False  # whether credit leaves at the end of this turn
         self.ended = False
         self.closed = False  # its call is over
 
-    def put(self, sequence: int, values: list[object], size: int) -> None:
-        """Items have come, each of this size. Raises ProtocolError for what may not."""
+    def put(self, sequence: int, items: list[object] | bytes, size: int) -> None:
+        """Items have come, perhaps as a row, each of this size. Raises ProtocolError for what may not."""
         if self.ended:
             raise ProtocolError("an item behind the end of its stream")
-        self._window.arrived(sequence, size, len(values))
-        self._rows.append((values, size))
+        count = len(items) if isinstance(items, list) else length_of_row(items)
+        self._window.arrived(sequence, size, count)
+        self._rows.append((items, count, size))
         self.wake()
 
     def end(self, items: int) -> None:
@@ -381,7 +393,7 @@ class Inlet(_Signal):
         self.wake()
 
     def __len__(self) -> int:
-        return len(self.ready) + len(self._loaded) + sum(len(values) for values, _ in self._rows)
+        return len(self.ready) + len(self._loaded) + sum(count for _, count, _ in self._rows)
 
     def __bool__(self) -> bool:
         """Whether an item is here."""
@@ -398,7 +410,8 @@ class Inlet(_Signal):
         return self._window.received
 
     def take(self) -> Any:
-        """The next item, which is there, and `ready` is empty. Raises what `Items.load` raises."""
+        """The next item, which is there, and `ready` is empty. Raises what `Items.load` raises, or for a row that is
+        none."""
         if self._lent:
             lent, self._lent = self._lent, 0
             self._take_note(lent)
@@ -422,7 +435,11 @@ class Inlet(_Signal):
         return value
 
     def _next_row(self) -> None:
-        values, self._each = self._rows.popleft()
+        items, _, self._each = self._rows.popleft()
+        try:
+            values = items if isinstance(items, list) else decode_row(items)
+        except ProtocolError as error:
+            raise self._malformed(f"malformed stream: {error}", may_have_run=True) from None
         if len(values) > 1:
             try:
                 self._loaded.extend(self._load_row(values))

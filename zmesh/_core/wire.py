@@ -32,6 +32,7 @@ __all__ = [
     "frames_of",
     "is_plain",
     "lasting",
+    "length_of_row",
 ]
 
 Frame = bytes | memoryview
@@ -129,6 +130,17 @@ def encode_row(values: list[object]) -> bytes:
         return cbor2.dumps(values, default=_refuse)
     except cbor2.CBOREncodeError as error:
         raise TypeError(str(error)) from error
+
+
+def length_of_row(row: bytes) -> int:
+    """How many items a row has, by the head of its array. Raises ProtocolError where it is none."""
+    head = row[0] if row else 0
+    length = head - 0x80 if head <= 0x97 else -1  # RFC 8949, section 3: below 24 in the head itself, else behind it
+    if 0x98 <= head <= 0x9B:
+        length = int.from_bytes(row[1 : 1 + (1 << head - 0x98)], "big")
+    if not 0 < length <= MAX_ROW:
+        raise ProtocolError(f"a row of items is an array of 1 to {MAX_ROW}, got {brief(row)}")
+    return length
 
 
 def decode_row(row: bytes) -> list[object]:
