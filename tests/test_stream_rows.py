@@ -69,6 +69,17 @@ class Rows(zmesh.Service):
         raise zmesh.DataLoss("torn")
 
     @zmesh.rpc
+    async def stubborn(self, fails: bool) -> AsyncIterator[str]:
+        try:
+            yield "x"
+            for _ in range(5):
+                yield "x" * 3_000
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            if fails:
+                raise ValueError from None
+
+    @zmesh.rpc
     async def then_wrong(self, items: int) -> AsyncIterator[Any]:
         for number in range(items):
             yield {"number": number, "text": "x"}
@@ -323,6 +334,21 @@ async def test_an_error_comes_behind_items_that_wait_for_room(mesh: Mesh, size: 
             await read_into(read, client.torn([30, size]))
         assert read == [[number, "x" * size] for number in range(30)]
         assert [each async for each in client.relay(source())] == read
+
+    await caller.run(main())
+    await asyncio.sleep(ROUND_TRIP)
+    at_rest(server, caller)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@zmesh.testing.simulated()
+async def test_a_handler_that_outlives_its_call_does_not_wait_for_room(mesh: Mesh, fails: bool) -> None:
+    server, caller, client = await pair(mesh, config=zmesh.Config(stream_bytes=1_000))
+
+    async def main() -> None:
+        async with client.stubborn(fails) as stream:
+            assert await anext(stream) == "x"
+            await asyncio.sleep(1)
 
     await caller.run(main())
     await asyncio.sleep(ROUND_TRIP)

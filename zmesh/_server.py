@@ -842,10 +842,12 @@ class Server:
         iterator: Any = aiter(await items if inspect.iscoroutine(items) else items)
         try:
             await outlet.pump(iterator, form.small, lambda item: outlet.send(form.dump(item)), running.wanted)
-            await outlet.drained()
+            if not running.answered:
+                await outlet.drained()
             return outlet.sent & m.LIMIT
         except Exception:
-            await outlet.drained()  # an error comes behind the items before it
+            if not running.answered:
+                await outlet.drained()  # an error comes behind the items before it
             raise
         except GeneratorExit:  # disposed of: nobody drives this any more, and nothing can be awaited
             iterator = None
