@@ -18,7 +18,7 @@ from zmq.utils.monitor import recv_monitor_message
 HELLO, REJECT, CALL, REPLY, ERROR, CANCEL, HEARTBEAT, DRAIN, DRAIN_ACK, GOODBYE, UNSUPPORTED, CALLS, REPLIES = range(
     1, 14
 )
-ITEM, END, CREDIT = 16, 17, 18
+ITEM, END, CREDIT, ITEMS = 16, 17, 18, 19
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS = 3, 4, 5, 6
 FAILED_PRECONDITION, UNIMPLEMENTED, UNAVAILABLE = 9, 12, 14
 WRAP, WINDOW, OUT_OF_BAND, LARGE = 2**31, 60_000, 64077, 16 * 1024
@@ -128,27 +128,33 @@ class Stream:
                 given = self.take() if self.inbox else OVER
             elif len(self.under_way) < self.items and sum(self.under_way) < self.bytes:
                 self.sent += 1
-                self.under_way.append(weigh(self.wanted))
-                self.most = max(self.most, len(self.under_way))
+                before = len(self.link.frames)
                 item = outward(self.wanted, self.link.frames)
-                self.link.outbox.append([ITEM, self.number, True, self.sent % WRAP, item])
+                if self.sent % 2 and len(self.link.frames) == before:
+                    row = cbor2.dumps([item])
+                    self.under_way.append(len(row))
+                    self.link.outbox.append([ITEMS, self.number, True, self.sent % WRAP, row])
+                else:
+                    self.under_way.append(weigh(self.wanted))
+                    self.link.outbox.append([ITEM, self.number, True, self.sent % WRAP, item])
+                self.most = max(self.most, len(self.under_way))
                 self.link.begun(self.number)
             else:
                 return None
 
     def take(self) -> Any:
-        value = self.inbox.popleft()
-        self.taken, self.weight = self.taken + 1, self.weight + weigh(value)
+        value, weight = self.inbox.popleft()
+        self.taken, self.weight = self.taken + 1, self.weight + weight
         if self.taken * 2 >= 16 or self.weight * 2 >= 65_536:  # the defaults: our HELLO has no limits
             self.link.outbox.append([CREDIT, self.number, False, self.taken])
             self.taken = self.weight = 0
         return value
 
-    def item(self, sequence: int, value: Any) -> None:
+    def item(self, sequence: int, value: Any, weight: int) -> None:
         self.received += 1
         if sequence != self.received % WRAP or self.ended or len(self.inbox) + self.taken >= 16:
             return self.fail("an item out of place")
-        self.inbox.append(value)
+        self.inbox.append((value, weight))
         return self.advance(None, resume=True)
 
     def end(self, items: int) -> None:
@@ -265,12 +271,16 @@ class Link:
                 self.peer.left(self)
                 self.goodbye, self.over = True, "GOODBYE"
             case [16, number, False, sequence, value, *_] if number in self.streams:
-                self.streams[number].item(sequence, value)
+                self.streams[number].item(sequence, value, weigh(value))
+            case [19, number, False, first, row, *_] if number in self.streams:
+                values = cbor2.loads(row)
+                for place, value in enumerate(values):
+                    self.streams[number].item((first + place) % WRAP, value, -(-len(row) // len(values)))
             case [17, number, items, *_] if number in self.streams:
                 self.streams[number].end(items)
             case [18, number, True, items, *_] if number in self.streams:
                 self.streams[number].credit(items)
-            case [kind, *_] if kind == 0 or (kind > REPLIES and kind not in (ITEM, END, CREDIT)):
+            case [kind, *_] if kind == 0 or (kind > REPLIES and kind not in (ITEM, END, CREDIT, ITEMS)):
                 self.outbox.append([UNSUPPORTED, kind])
 
     def check_hello(self, major: int, fields: dict[str, Any]) -> None:

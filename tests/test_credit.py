@@ -9,14 +9,17 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import cbor2
 import numpy
 import pytest
 from cbor2 import CBORTag
 
+import zmesh
 from zmesh._core import messages as m
 from zmesh._core.credit import ReceiveWindow, SendWindow, weigh
-from zmesh._core.messages import CREDIT, END, ITEM, LIMIT, Hello, ProtocolError
+from zmesh._core.messages import CREDIT, END, ITEM, ITEMS, LIMIT, Hello, ProtocolError
 from zmesh._core.wire import decode, encode, externalize
+from zmesh._items import UNTYPED
 from zmesh._streams import Inlet, Outlet
 
 SEEDS = pytest.mark.parametrize("seeds", [range(first, first + 20) for first in range(0, 200, 20)], ids=str)
@@ -102,9 +105,9 @@ def test_credit_for_more_than_is_under_way() -> None:
     window.sent(8)
     with pytest.raises(ProtocolError, match="credit for 3 items, and 2 were under way"):
         window.credited(3)
-    assert window.items == 2
+    assert window.under_way == 2
     window.credited(2)
-    assert window.items == 0
+    assert window.under_way == 0
     assert window.room
 
 
@@ -122,55 +125,76 @@ def test_an_item_larger_than_the_window_passes_alone() -> None:
 
 def test_items_out_of_sequence() -> None:
     window = ReceiveWindow(10, 1000)
-    window.arrived(1, 0, 8)
+    window.arrived(1, 8)
     for wrong in (1, 3, 0):
         with pytest.raises(ProtocolError, match=f"item {wrong} of a stream came where 2 was due"):
-            ReceiveWindow.arrived(after(window), wrong, 1, 8)
-    window.arrived(2, 1, 8)
-    assert window.received == 2
-
-
-def after(window: ReceiveWindow) -> ReceiveWindow:
-    """Another one that has received as much."""
-    copy = ReceiveWindow(10, 1000)
-    copy.received = window.received
-    return copy
+            window.arrived(wrong, 8)
+    window.arrived(2, 8)
+    window.arrived(3, 8, 4)
+    with pytest.raises(ProtocolError, match="item 6 of a stream came where 7 was due"):
+        window.arrived(6, 8, 2)
+    assert window.received == 6
 
 
 def test_one_item_more_than_the_window() -> None:
     window = ReceiveWindow(3, 1000)
-    for number in range(3):
-        window.arrived(number + 1, number, 8)
+    window.arrived(1, 8, 2)
     with pytest.raises(ProtocolError, match="more than the 3 items that a stream may have under way"):
-        window.arrived(4, 3, 8)
+        window.arrived(3, 8, 2)
+    window.arrived(3, 8)
+    with pytest.raises(ProtocolError, match="more than the 3 items that a stream may have under way"):
+        window.arrived(4, 8)
 
 
 def test_twice_the_bytes_of_the_window() -> None:
     window = ReceiveWindow(10, 1000)
     for number, size in ((1, 900), (2, 900), (3, 5_000)):  # the last one at 1,800: more than a sender has room for
-        window.arrived(number, number - 1, size)
+        window.arrived(number, size)
     with pytest.raises(ProtocolError, match="more than the 1000 bytes that a stream may have under way"):
-        window.arrived(4, 3, 8)
+        window.arrived(4, 8)
     assert (window.taken(900), window.taken(900), window.taken(5_000)) == (1, 1, 1)  # with credit there is room again
-    window.received = 3
-    window.arrived(4, 0, 8)
+    window.arrived(4, 8)
+    window.arrived(5, 900, 3)  # the last one at 1,808
+    with pytest.raises(ProtocolError, match="more than the 1000 bytes that a stream may have under way"):
+        window.arrived(8, 8)
+    row = ReceiveWindow(10, 1000)
+    with pytest.raises(ProtocolError, match="more than the 1000 bytes that a stream may have under way"):
+        row.arrived(1, 700, 4)  # the last one at 2,100
 
 
 def test_what_was_taken_and_not_credited_counts_as_under_way() -> None:
     window = ReceiveWindow(10, 1000)
-    for number in range(10):
-        window.arrived(number + 1, number, 8)
-    assert [window.taken(8) for _ in range(4)] == [0, 0, 0, 0]
+    window.arrived(1, 8, 10)
+    assert window.until_due(8) == 4
+    assert [window.taken(8) for _ in range(2)] == [0, 0]
+    assert window.until_due(8) == 2
+    assert window.taken(8, 2) == 0
     with pytest.raises(ProtocolError, match="more than the 10 items"):
-        ReceiveWindow.arrived(window, 11, 6, 8)
+        window.arrived(11, 8)
+    assert window.until_due(8) == 0
     assert window.taken(8) == 5
+
+
+@pytest.mark.parametrize(
+    ("items", "bytes", "size", "free"), [(10, 1000, 8, 4), (10, 1000, 100, 4), (10, 1000, 101, 4), (10, 1000, 126, 3),
+    (10, 1000, 400, 1), (10, 1000, 500, 0), (10, 1000, 10_000, 0), (1, 1000, 8, 0), (2, 1000, 8, 0), (3, 1000, 0, 1)],
+)  # fmt: skip
+def test_how_many_can_be_taken_before_credit_is_due(items: int, bytes: int, size: int, free: int) -> None:
+    window = ReceiveWindow(items, bytes)
+    window.arrived(1, size, free + 1)
+    assert window.until_due(size) == free
+    assert window.taken(size, free) == 0
+    assert window.taken(size) == free + 1
 
 
 def test_counts_go_round_at_two_to_the_31() -> None:
     window = ReceiveWindow(10, 1000)
     window.received = LIMIT - 1
     for number in (LIMIT, 0, 1, 2):
-        window.arrived(number, 0, 8)
+        window.arrived(number, 8)
+    window.received = LIMIT - 1
+    window.arrived(LIMIT, 8, 3)
+    window.arrived(2, 8)
     assert window.received == LIMIT + 3
 
 
@@ -185,7 +209,7 @@ def interleave_windows(chance: random.Random) -> None:
     sender, receiver = SendWindow(items, size), ReceiveWindow(items, size)
     to_send = deque(chance.choice([8, 9, 50, 5_000, 20_000]) for _ in range(chance.randrange(600)))
     total = len(to_send)
-    wire: deque[tuple[int, int]] = deque()
+    wire: deque[tuple[int, int, int]] = deque()
     waiting: deque[int] = deque()
     credit: deque[int] = deque()
     sizes: deque[int] = deque()  # of what is under way, by our own count
@@ -193,20 +217,31 @@ def interleave_windows(chance: random.Random) -> None:
 
     def send() -> None:
         weight = to_send.popleft()
-        assert len(sizes) < items
-        assert sum(sizes) < size
-        wire.append((next(numbers), weight))
-        sizes.append(weight)
-        sender.sent(weight)
+        row = sender.first_of(min(chance.choice([1, 1, 5, 64]), len(to_send) + 1, sender.left), weight)
+        for _ in range(row - 1):  # those of a row weigh the same
+            to_send.popleft()
+        for _ in range(row):
+            assert len(sizes) < items
+            assert sum(sizes) < size
+            sizes.append(weight)
+        wire.append((next(numbers), weight, row))
+        for _ in range(row - 1):
+            next(numbers)
+        sender.sent(weight, row)
 
     def arrive() -> None:
-        number, weight = wire.popleft()
-        receiver.arrived(number, len(waiting), weight)
-        waiting.append(weight)
+        number, weight, row = wire.popleft()
+        receiver.arrived(number, weight, row)
+        waiting.extend([weight] * row)
 
     def take() -> None:
-        given = receiver.taken(waiting.popleft())
+        weight, count = waiting.popleft(), 1
+        while waiting and waiting[0] == weight and count <= receiver.until_due(weight) and chance.random() < 0.8:
+            waiting.popleft()
+            count += 1
+        given = receiver.taken(weight, count)
         if given:
+            assert count == 1 or receiver.until_due(weight) >= 0
             credit.append(given)
 
     def credited() -> None:
@@ -216,7 +251,7 @@ def interleave_windows(chance: random.Random) -> None:
         sender.credited(given)
 
     while True:
-        assert sender.items == len(sizes)
+        assert sender.under_way == len(sizes)
         moves: list[Callable[[], None]] = []
         if to_send and sender.room:
             moves.append(send)
@@ -226,7 +261,7 @@ def interleave_windows(chance: random.Random) -> None:
         chance.choice(moves)()
     assert not to_send, "stuck"
     assert receiver.received == total
-    assert sender.items * 2 < max(items, 2)
+    assert sender.under_way * 2 < max(items, 2)
     assert sum(sizes) * 2 < max(size, 2)
 
 
@@ -238,18 +273,68 @@ class Wire:
 
     def __init__(self, items: int, size: int) -> None:
         self.remote = Hello(id=bytes(16), name="peer", mesh="default", max_items=items, max_item_bytes=size)
-        self.full = False
+        self.full = self.diverts = False
+        self.limit = 1_000_000
         self.sent: deque[list[Any]] = deque()
         self.under_way: deque[int] = deque()
+        self._open: tuple[Outlet, list[Any]] | None = None
 
     def item(self, number: int, answer: bool, sequence: int, value: object) -> None:
-        assert len(self.under_way) < self.remote.max_items, "more items than the peer takes"
-        assert sum(self.under_way) < self.remote.max_item_bytes, "more bytes than the peer takes"
-        self.under_way.append(weigh(value))
         self.post([ITEM, number, answer, sequence & LIMIT, value])
 
-    def post(self, message: list[Any]) -> None:
+    def open_row(self, outlet: Outlet, message: list[Any]) -> None:
+        if self._open is not None:  # closed by its outlet
+            self._leaves(self._open[1])
         self.sent.append(message)
+        self._open = (outlet, message)
+
+    def row_closed(self, items: int) -> None:
+        if self._open is not None:  # else it became several
+            self._leaves(self._open[1])
+            self._open = None
+
+    def replace(self, message: list[Any], messages: list[Any]) -> None:
+        place = next(place for place, each in enumerate(self.sent) if each is message)
+        del self.sent[place]
+        for each in reversed(messages):
+            self.sent.insert(place, each)
+        self._open = None
+        for each in messages:
+            self._leaves(each)
+
+    def turn_page(self) -> None:
+        """The row that is open leaves."""
+        if self._open is not None:
+            (outlet, message), self._open = self._open, None
+            outlet.close_row()
+            if message[4]:
+                self._leaves(message)
+
+    def post(self, message: list[Any]) -> None:
+        self.turn_page()
+        self.sent.append(message)
+        self._leaves(message)
+
+    def _leaves(self, message: list[Any]) -> None:
+        for _, weight in items_of(message):
+            assert len(self.under_way) < self.remote.max_items, "more items than the peer takes"
+            assert sum(self.under_way) < self.remote.max_item_bytes, "more bytes than the peer takes"
+            self.under_way.append(weight)
+
+    @property
+    def values(self) -> list[object]:
+        self.turn_page()
+        return [value for message in self.sent for value, _ in items_of(message)]
+
+
+def items_of(message: list[Any]) -> list[tuple[object, int]]:
+    """The items of a message, and what each weighs."""
+    if message[0] == ITEM:
+        return [(message[4], weigh(message[4]))]
+    if message[0] == ITEMS:
+        values = cbor2.loads(message[4])
+        return [(value, -(-len(message[4]) // len(values))) for value in values]
+    return []
 
 
 class Peer:
@@ -258,19 +343,24 @@ class Peer:
     def __init__(self, loop: asyncio.AbstractEventLoop, wire: Wire) -> None:
         self.wire = wire
         self.credit: deque[int] = deque()
-        self.inlet = Inlet(loop, wire.remote.max_items, wire.remote.max_item_bytes, self.credit.append)
+        self.inlet = Inlet(
+            loop, wire.remote.max_items, wire.remote.max_item_bytes, self.credit.append, UNTYPED, zmesh.Internal
+        )
         self.read: list[object] = []
 
     def arrive(self) -> None:
+        self.wire.turn_page()
         message = self.wire.sent.popleft()
-        if message[0] == ITEM:
-            self.inlet.put(message[3], message[4])
+        items = items_of(message)
+        if items:
+            self.inlet.put(message[3], [value for value, _ in items], items[0][1])
         else:
             assert message[0] == END
             self.inlet.end(message[2])
 
     def take(self) -> None:
-        self.read.append(self.inlet.take())
+        ready = self.inlet.ready
+        self.read.append(ready.popleft() if ready else self.inlet.take())
 
     def credited(self, outlet: Outlet) -> None:
         given = self.credit.popleft()
@@ -305,7 +395,7 @@ async def pump(outlet: Outlet, values: list[object], chance: random.Random) -> N
 
 
 def values_of(chance: random.Random) -> list[object]:
-    return [(number, "x" * chance.choice([0, 1, 50, 3000])) for number in range(chance.choice([0, 1, 5, 300]))]
+    return [[number, "x" * chance.choice([0, 1, 50, 3000, 20_000])] for number in range(chance.choice([0, 1, 5, 300]))]
 
 
 def wire_of(chance: random.Random) -> Wire:
@@ -365,8 +455,10 @@ def test_what_was_sent_is_sent_again_until_a_peer_begins(attempts: int) -> None:
             while given < len(values) and outlet.room and chance.random() < 0.99:
                 outlet.send(values[given])
                 given += 1
-            assert [message[4] for message in wire.sent] == values[: len(wire.sent)]
-            assert [message[3] for message in wire.sent] == list(range(1, len(wire.sent) + 1))
+            there = wire.values
+            assert there == values[: len(there)]
+            counts = [len(items_of(message)) for message in wire.sent]
+            assert [message[3] for message in wire.sent] == [1 + sum(counts[:n]) for n in range(len(counts))]
         wire = wire_of(chance)
         outlet.attach(wire, 2)  # type: ignore[arg-type]
         peer = Peer(loop, wire)
@@ -397,11 +489,11 @@ def test_an_item_that_was_begun_before_the_call_went_elsewhere_keeps_its_place()
         narrow = Wire(2, 1000)
         outlet.attach(narrow, 2)  # type: ignore[arg-type]
         outlet.send(5)
-        assert [message[4] for message in narrow.sent] == [0, 1]
+        assert narrow.values == [0, 1]
         for _ in range(3):
             narrow.under_way.clear()
             outlet.credited(2)
-        assert [message[4] for message in narrow.sent] == [0, 1, 2, 3, 4, 5]
+        assert narrow.values == [0, 1, 2, 3, 4, 5]
 
     interleaved(main)
 
@@ -416,10 +508,10 @@ def test_an_ended_outlet_ends_again_elsewhere() -> None:
         outlet.end()
         assert list(first.sent)[-1] == [END, 7, 3]
         outlet.attach(second, 8)  # type: ignore[arg-type]
-        assert [message[0] for message in second.sent] == [ITEM, ITEM]
+        assert list(second.sent) == [[ITEMS, 8, False, 1, cbor2.dumps([0, 1])]]
         second.under_way.clear()
         outlet.credited(2)
-        assert list(second.sent)[2:] == [[ITEM, 8, False, 3, 2], [END, 8, 3]]
+        assert list(second.sent)[1:] == [[ITEMS, 8, False, 3, cbor2.dumps([2])], [END, 8, 3]]
 
     interleaved(main)
 
@@ -427,15 +519,15 @@ def test_an_ended_outlet_ends_again_elsewhere() -> None:
 def test_an_inlet_refuses_what_may_not_come() -> None:
     async def main(chance: random.Random) -> None:
         credit: list[int] = []
-        inlet = Inlet(asyncio.get_running_loop(), 2, 1000, credit.append)
-        inlet.put(1, "a")
+        inlet = Inlet(asyncio.get_running_loop(), 2, 1000, credit.append, UNTYPED, zmesh.Internal)
+        inlet.put(1, ["a"], 9)
         with pytest.raises(ProtocolError, match="a stream ended after 2 items, and 1 came"):
             inlet.end(2)
         assert not inlet.ended
         assert (inlet.take(), credit) == ("a", [1])
         inlet.end(1)
         with pytest.raises(ProtocolError, match="an item behind the end of its stream"):
-            inlet.put(2, "b")
+            inlet.put(2, ["b"], 9)
         inlet.close()
         assert len(inlet) == 0
 
@@ -444,12 +536,12 @@ def test_an_inlet_refuses_what_may_not_come() -> None:
 
 def test_one_task_waits_at_a_time() -> None:
     async def main(chance: random.Random) -> None:
-        inlet = Inlet(asyncio.get_running_loop(), 2, 1000, lambda items: None)
+        inlet = Inlet(asyncio.get_running_loop(), 2, 1000, lambda items: None, UNTYPED, zmesh.Internal)
         first = asyncio.create_task(inlet.wait())
         await asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="two tasks read one stream at the same time; give each its own"):
             await inlet.wait()
-        inlet.put(1, None)
+        inlet.put(1, [None], 8)
         await first
         waiting = asyncio.create_task(inlet.wait())
         await asyncio.sleep(0)
@@ -464,11 +556,13 @@ def test_one_task_waits_at_a_time() -> None:
 
 
 def test_kinds_of_messages() -> None:
-    for message in ([ITEM, 1, True, 1, None], [END, 1, 0], [CREDIT, 1, False, 0], [CREDIT, 1, True, 5, "later"]):
+    for message in ([ITEM, 1, True, 1, None], [END, 1, 0], [CREDIT, 1, False, 0], [CREDIT, 1, True, 5, "later"],
+                    [ITEMS, 1, True, 1, b"\x81\x01"]):  # fmt: skip
         assert m.check(message) == message[0]
     for wrong in (
         [ITEM, 1, True, 1], [ITEM, 1, 1, 1, None], [ITEM, -1, True, 1, None], [ITEM, 1, True, LIMIT + 1, None],
         [END, 1], [END, 1, -1], [END, "1", 1], [CREDIT, 1, True], [CREDIT, 1, None, 1], [CREDIT, 1, True, True],
+        [ITEMS, 1, True, 1], [ITEMS, 1, True, 1, [1]], [ITEMS, 1, 1, 1, b"\x80"], [ITEMS, 1, True, -1, b"\x80"],
     ):  # fmt: skip
         with pytest.raises(ProtocolError):
             m.check(wrong)

@@ -155,9 +155,9 @@ async def unknown_kinds_are_answered() -> None:
         seen: list[list[Any]] = []
         handle = peer.link.handle
         peer.link.handle = lambda message, waited: (seen.append(message), handle(message, waited))  # type: ignore[method-assign]
-        peer.link.outbox += [[19, 1, 0, "of a later version"], [99]]
+        peer.link.outbox += [[20, 1, 0, "of a later version"], [99]]
         assert await ask(peer, "Echo.echo", [1]) == (1, None)
-        assert [message for message in seen if message[0] == other.UNSUPPORTED] == [[11, 19], [11, 99]]
+        assert [message for message in seen if message[0] == other.UNSUPPORTED] == [[11, 20], [11, 99]]
 
 
 async def zmesh_drains() -> None:

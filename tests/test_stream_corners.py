@@ -449,6 +449,10 @@ async def test_a_wrong_message_ends_its_own_call_and_no_other(mesh: Mesh) -> Non
         ([[m.END, 0, 0], [m.ITEM, 0, False, 1, "b"]], "an item behind the end"),
         ([[m.END, 0, 0], [m.END, 0, 0]], "a second end"),
         ([[m.ITEM, 0, 0, 1, "b"]], "ITEM has fields of the wrong number or type"),
+        ([[m.ITEMS, 0, False, 1, b"\x80"]], "a row of items is an array of 1 to 1024"),
+        ([[m.ITEMS, 0, False, 1, b"\x85bbbbb"]], "more than the 4 items that a stream may have"),
+        ([[m.ITEMS, 0, False, 1, b"\x82\x61b"]], "a row of items is not CBOR"),
+        ([[m.ITEMS, 0, False, 2, b"\x81\x61b"]], "item 2 of a stream came where 1 was due"),
         ([[m.CREDIT, 0, 1, 0]], "CREDIT has fields of the wrong number or type"),
         ([[m.CREDIT, 0, True, 7]], "credit for 7 items"),
     ]:
@@ -469,6 +473,8 @@ async def test_a_wrong_message_ends_its_own_call_and_no_other(mesh: Mesh) -> Non
     for wrong, text in [
         ([[m.ITEM, 0, True, 2, 1]], "item 2 of a stream came where 1 was due"),
         ([[m.CREDIT, 0, False, 1]], "credit for Odd.stubborn, which takes no stream"),
+        ([[m.ITEMS, 0, True, 1, b"\x82\x01"]], "malformed stream: a row of items is not CBOR"),
+        ([[m.ITEMS, 0, True, 1, b"\x01"]], "a row of items is an array"),
         ([[m.ITEM, 0, 1, 1, 1]], "ITEM has fields of the wrong number or type"),
         ([[m.CREDIT, 0, 0, 0]], "CREDIT has fields of the wrong number or type"),
         ([[m.REPLY, 0, 5, None]], "0 items came of 5"),

@@ -3,24 +3,62 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from abc import abstractmethod
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ._call import NO_METADATA, Stream
 from ._stream_calls import StreamCall
 from ._streams import TWO_READERS
 
-__all__ = ["AnswerStream", "DeferredStream"]
+__all__ = ["NOTHING_READY", "AnswerStream", "DeferredStream", "ready_items"]
+
+NOTHING_READY: Final[Callable[[], Any]] = deque[Any]().popleft
 
 
-class AnswerStream(Stream[Any]):
+class ReadyStream(Stream[Any]):
+    """One that knows where items are ready. Most are: taking such a one costs a single function in Python.
+
+    take: gives the next one; IndexError where none is ready.
+    """
+
+    __slots__ = ("_take",)
+
+    _take: Callable[[], Any]
+
+    async def __anext__(self) -> Any:
+        try:
+            return self._take()
+        except IndexError:
+            pass
+        return await self._next()
+
+    @abstractmethod
+    async def _next(self) -> Any:
+        """The next item, where none is ready."""
+
+
+def ready_items(stream: object, most: int) -> list[Any]:
+    """So many items at most that can be taken from a stream without waiting."""
+    take: Callable[[], Any] = getattr(stream, "_take", NOTHING_READY)
+    items: list[Any] = []
+    with contextlib.suppress(IndexError):
+        while len(items) < most:
+            items.append(take())
+    return items
+
+
+class AnswerStream(ReadyStream):
     """The stream that answers a call, as its caller reads it. The call begins with the first item that is asked for."""
 
     __slots__ = ("_call", "_closed", "_started")
 
     def __init__(self, call: StreamCall) -> None:
         self._call = call
+        self._take = NOTHING_READY
         self._started = False
         self._closed = False
 
@@ -36,12 +74,14 @@ class AnswerStream(Stream[Any]):
     def node(self) -> str | None:
         return self._call.node
 
-    async def __anext__(self) -> Any:
+    async def _next(self) -> Any:
         if self._closed:
             raise StopAsyncIteration
         if not self._started:
             self._call.start()
             self._started = True
+            assert self._call.inlet is not None
+            self._take = self._call.inlet.ready.popleft
         return await self._call.next()
 
     async def aclose(self) -> None:
@@ -61,7 +101,7 @@ def _on_loop(loop: asyncio.AbstractEventLoop, thread: int, function: Callable[[]
         (loop.call_soon if thread == threading.get_ident() else loop.call_soon_threadsafe)(function)
 
 
-class DeferredStream(Stream[Any]):
+class DeferredStream(ReadyStream):
     """A stream that is opened when its first item is asked for, by something that is awaited.
 
     It is opened once, in a task of its own: giving up the wait for an item leaves the stream as it is.
@@ -71,6 +111,7 @@ class DeferredStream(Stream[Any]):
 
     def __init__(self, open: Callable[[], Awaitable[AsyncIterator[Any]]]) -> None:
         self._open = open
+        self._take = NOTHING_READY
         self._opening: asyncio.Task[AsyncIterator[Any]] | None = None
         self._thread = 0
         self._items: AsyncIterator[Any] | None = None
@@ -89,13 +130,17 @@ class DeferredStream(Stream[Any]):
     def node(self) -> str | None:
         return self._items.node if isinstance(self._items, Stream) else None
 
-    async def __anext__(self) -> Any:
+    async def _next(self) -> Any:
         if self._items is None and not self._closed:
             await self._opened()
         if self._closed:
             raise StopAsyncIteration
-        assert self._items is not None
-        return await anext(self._items)
+        items = self._items
+        assert items is not None
+        item = await anext(items)
+        if isinstance(items, ReadyStream):
+            self._take = items._take
+        return item
 
     async def _opened(self) -> None:
         if self._waited_for:
@@ -113,7 +158,7 @@ class DeferredStream(Stream[Any]):
             self._items = opening.result()
 
     async def aclose(self) -> None:
-        self._closed = True
+        self._closed, self._take = True, NOTHING_READY
         opening, self._opening = self._opening, None
         if self._items is None and opening is not None:
             opening.cancel()

@@ -153,8 +153,8 @@ class Outgoing(Call[Any]):
         """What came beside the answer."""
         self.metadata = metadata
 
-    def item_received(self, attempt: Attempt, sequence: int, value: object) -> None:
-        """An item of the answer. Raises ProtocolError where there should be none."""
+    def items_received(self, attempt: Attempt, sequence: int, items: list[object] | bytes, size: int) -> None:
+        """Items of the answer. Raises ProtocolError where there should be none."""
         raise ProtocolError(f"an item for {self.target.path}, which answers one value")
 
     def credited(self, attempt: Attempt, items: int) -> None:

@@ -13,12 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from . import _introspection
-from ._answers import AnswerStream, DeferredStream
+from ._answers import NOTHING_READY, AnswerStream, DeferredStream
 from ._call import NO_METADATA, Call, Stream
 from ._client import Client, Outgoing, Target
 from ._core.admission import PRIORITIES
 from ._core.budget import percentile_of
 from ._core.selection import Named, Selection, Sticky
+from ._items import UNTYPED, Streams
 from ._link import Link, Stage
 from ._record import Record
 from ._stream_calls import StreamCall
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 __all__ = ["DynamicCall", "DynamicClient", "Options", "TypedCaller"]
 
 
+_BY_NAME: Final[dict[Kind, Streams]] = {
+    "unary": Streams(None, None),
+    "server_stream": Streams(None, UNTYPED),
+    "client_stream": Streams(UNTYPED, None),
+    "bidi": Streams(UNTYPED, UNTYPED),
+}
 _RELEASES: Final = 8  # of one service at one time that are asked for a method, before it is taken for a typo
 
 
@@ -112,7 +119,7 @@ class Options:
         arguments: dict[str, Any],
         kind: Kind,
         stream_parameter: str | None,
-        dump_item: Callable[[object], object],
+        streams: Streams,
     ) -> Call[Any] | Stream[Any]:
         """A call with the client's interceptors around it."""
         service, _, name = target.path.rpartition(".")
@@ -128,7 +135,7 @@ class Options:
             else:
                 rest = dict(call.arguments)
                 items = _items_of(rest, stream_parameter, target.path)
-                sent = options.streaming(client, target, rest, items, dump_item, kind != "client_stream")
+                sent = options.streaming(client, target, rest, items, streams)
             inner.append(sent)
             return sent if isinstance(sent, Stream) else await sent
 
@@ -152,8 +159,7 @@ class Options:
         target: Target,
         arguments: object,
         items: AsyncIterable[Any] | None,
-        dump_item: Callable[[object], object],
-        answers_stream: bool,
+        streams: Streams,
     ) -> Call[Any] | Stream[Any]:
         """A call of a method that streams."""
         if self.hedge_after is not None and (items is not None or not target.idempotent):
@@ -165,11 +171,10 @@ class Options:
             self.timeout,
             self.metadata,
             items=items,
-            dump_item=dump_item,
-            answers_stream=answers_stream,
+            streams=streams,
         )
         self._set(call)
-        return AnswerStream(call) if answers_stream else call
+        return call if streams.answers is None else AnswerStream(call)
 
 
 class InterceptedStream(DeferredStream):
@@ -234,10 +239,10 @@ class TypedCaller:
             client.want(method.service)
         options = self._options
         if client.interceptors:
-            kind, parameter, dump_item = method.kind, method.stream_parameter, method.dump_item
+            kind, parameter, streams = method.kind, method.stream_parameter, method.streams
 
             def intercepted(*args: object, **kwargs: object) -> Call[Any] | Stream[Any]:
-                return options.intercepted(client, target, bind(*args, **kwargs), kind, parameter, dump_item)
+                return options.intercepted(client, target, bind(*args, **kwargs), kind, parameter, streams)
 
             return intercepted
         if method.kind != "unary":
@@ -245,7 +250,7 @@ class TypedCaller:
             def stream(*args: object, **kwargs: object) -> Call[Any] | Stream[Any]:
                 arguments = bind(*args, **kwargs)
                 items = _items_of(arguments, method.stream_parameter, method.path)
-                return options.streaming(client, target, arguments, items, method.dump_item, method.answers_stream)
+                return options.streaming(client, target, arguments, items, method.streams)
 
             return stream
         if options == Options(options.timeout, options.metadata):
@@ -346,17 +351,16 @@ class DynamicClient:
         known = await self._method(name, deadline)
         if options.timeout is not None:
             options = dataclasses.replace(options, timeout=deadline - loop.time())
-        path = f"{self._service}.{name}"
+        path, streams = f"{self._service}.{name}", _BY_NAME[known.kind]
         budget = client.judge.budget(self._service)
         target = Target(self._service, None, path, known.idempotent, True, load_untyped, budget)
         if client.interceptors:
             named = arguments if isinstance(arguments, dict) else dict(zip(known.parameters, arguments, strict=False))
-            return options.intercepted(client, target, named, known.kind, known.stream_parameter, dump_untyped)
+            return options.intercepted(client, target, named, known.kind, known.stream_parameter, streams)
         if known.kind == "unary":
             return options.outgoing(client, target, dump_untyped(arguments), deadline - loop.time())
         items = _items_of(arguments, known.stream_parameter, path)
-        answers_stream = known.kind in ("server_stream", "bidi")
-        return options.streaming(client, target, dump_untyped(arguments), items, dump_untyped, answers_stream)
+        return options.streaming(client, target, dump_untyped(arguments), items, streams)
 
     async def _open_stream(self, name: str, arguments: list[Any] | dict[str, Any]) -> Stream[Any]:
         call = await self._open(name, arguments)
@@ -389,7 +393,7 @@ class DynamicCall(Call[Any]):
     """A call by name: awaited where the method answers one value, iterated over where it answers a stream (which is
     known once a node has told; awaiting such a call gives its stream)."""
 
-    __slots__ = ("_arguments", "_begun", "_client", "_name", "_stream", "_used")
+    __slots__ = ("_arguments", "_begun", "_client", "_name", "_stream", "_take", "_used")
 
     def __init__(self, client: DynamicClient, name: str, arguments: list[Any] | dict[str, Any]) -> None:
         self.metadata = NO_METADATA
@@ -401,6 +405,7 @@ class DynamicCall(Call[Any]):
         self._used = False
         self._record = None
         self._stream: Stream[Any] | None = None
+        self._take = NOTHING_READY  # as of `ReadyStream`
 
     @property
     def _coroutine(self) -> Coroutine[Any, Any, Any]:  # type: ignore[override]
@@ -430,7 +435,10 @@ class DynamicCall(Call[Any]):
         return self._stream
 
     async def __anext__(self) -> Any:
-        stream = self._as_stream()
+        try:
+            return self._take()
+        except IndexError:
+            stream = self._as_stream()
         try:
             return await anext(stream)
         except StopAsyncIteration:
@@ -438,6 +446,7 @@ class DynamicCall(Call[Any]):
             raise
         finally:
             self._record = stream._record
+            self._take = getattr(stream, "_take", NOTHING_READY)
 
     async def aclose(self) -> None:
         """Take no more items."""

@@ -17,12 +17,15 @@ from ._values import Form
 if TYPE_CHECKING:
     from .schema import MethodSchema
 
-__all__ = ["Send", "make_caller", "make_dump_flat", "make_invoke", "make_load"]
+__all__ = ["Send", "make_caller", "make_dump_flat", "make_dump_small", "make_invoke", "make_load"]
 
 Send = Callable[[dict[str, object], bool], Any]
 """Takes the arguments of a call by name, and whether they hold nothing but scalars, dicts and lists."""
 
 _BUFFERS: Final = frozenset({bytes, bytearray, memoryview})
+_NUMBERS: Final = frozenset({int, float, bool, type(None)})
+_SMALL: Final = 4096  # characters of a small value, in all its texts
+_FEW: Final = 16  # values in it
 # Parameters may be called like builtins; none begins with "_zmesh".
 _SCOPE: Final = {
     "_zmesh_absent": ABSENT,
@@ -31,6 +34,7 @@ _SCOPE: Final = {
     "_zmesh_len": len,
     "_zmesh_dict": dict,
     "_zmesh_list": list,
+    "_zmesh_str": str,
     "_zmesh_names": frozenset({str}),
     "_zmesh_key_error": KeyError,
     "_zmesh_exception": Exception,
@@ -122,6 +126,37 @@ def make_dump_flat(form: Form) -> Callable[[object], object]:
     return dump
 
 
+def make_dump_small(form: Form) -> Callable[[object], object]:
+    """As `make_dump_flat`, and ABSENT also where a text is long, or there are many values."""
+    scope: dict[str, Any] = dict(_SCOPE)
+    lines: list[str] = []
+    if form.exact & _NUMBERS:
+        lines.append(f"if {_is_one_of(scope, 'numbers', '_zmesh_it', form.exact & _NUMBERS)}: return _zmesh_it")
+    if str in form.exact:
+        lines.append(f"if _zmesh_type(_zmesh_it) is _zmesh_str and _zmesh_len(_zmesh_it) <= {_SMALL}: return _zmesh_it")
+    record = _dumped(scope, 0, "_zmesh_it", form, small=True)
+    if record:
+        lines += [f"if {record[0]}:", *_indented([*record[1:], "    return _zmesh_it"])]
+    for kind, flat, values in (("dict", form.flat_dict, ".values()"), ("list", form.flat_list, "")):
+        if flat is not None:
+            scope[f"_zmesh_in_{kind}"] = flat - _BUFFERS
+            lines.append(
+                f"if (_zmesh_type(_zmesh_it) is _zmesh_{kind} and _zmesh_len(_zmesh_it) <= {_FEW}"
+                f" and _zmesh_in_{kind}.issuperset(_zmesh_map(_zmesh_type, _zmesh_it{values}))"
+            )
+            if kind == "dict":
+                lines.append(" and _zmesh_names.issuperset(_zmesh_map(_zmesh_type, _zmesh_it))")
+                lines.append(f" and _zmesh_len(''.join(_zmesh_it)) <= {_SMALL}")
+            lines += [
+                "):",
+                f"    for _zmesh_0 in _zmesh_it{values}:",
+                f"        if _zmesh_type(_zmesh_0) is _zmesh_str and _zmesh_len(_zmesh_0) > {_SMALL // _FEW}: break",
+                "    else: return _zmesh_it.copy()",
+            ]
+    dump: Callable[[object], object] = _define("dump_small", "_zmesh_it", [*lines, "return _zmesh_absent"], scope)
+    return dump
+
+
 def _by_class(
     scope: dict[str, Any],
     number: int,
@@ -171,12 +206,19 @@ def _is_one_of(scope: dict[str, Any], label: str, name: str, classes: frozenset[
     return f"_zmesh_type({name}) {'is' if one else 'in'} _zmesh_{label}"
 
 
-def _dumped(scope: dict[str, Any], number: int, name: str, form: Form) -> list[str]:
+def _dumped(scope: dict[str, Any], number: int, name: str, form: Form, *, small: bool = False) -> list[str]:
     """The condition that `name` is a dataclass whose tree is easily made, and the lines that do so; the last is an `if`
-    for what follows then."""
+    for what follows then. small: it has no long texts besides."""
     fields = _fields_of(scope, number, form, _BUFFERS)
     if form.record is None or not fields:
         return []
+    conditions = [fits for _, fits in fields.values()]
+    texts = [(fields[field][0], len(classes) == 1) for field, classes in form.record[1].items() if str in classes]
+    if small:
+        longest = _SMALL // max(len(texts), 1)
+        for text, always in texts:
+            either = "" if always else f"_zmesh_type({text}) is not _zmesh_str or "
+            conditions.append(f"({either}_zmesh_len({text}) <= {longest})")
     scope[f"_zmesh_class_{number}"] = form.record[0]
     given = "; ".join(f"{local} = {name}.{field}" for field, (local, _) in fields.items())
     tree = ", ".join(f"{field!r}: {local}" for field, (local, _) in fields.items())
@@ -184,7 +226,7 @@ def _dumped(scope: dict[str, Any], number: int, name: str, form: Form) -> list[s
         f"_zmesh_type({name}) is _zmesh_class_{number}",
         f"try: {given}",
         f"except _zmesh_exception: {next(iter(fields.values()))[0]} = _zmesh_absent",
-        f"if {' and '.join(fits for _, fits in fields.values())}:",
+        f"if {' and '.join(conditions)}:",
         f"    {name} = {{{tree}}}",
     ]
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
 from ._bulk import Bulk
 from ._bulk_door import BulkDoor
 from ._core import messages as m
+from ._core.credit import share_of, weigh
 from ._core.messages import LIMIT, Hello, Message, ProtocolError
 from ._core.timing import QueueClock, expand
-from ._core.wire import decode, is_plain
+from ._core.wire import decode, is_plain, length_of_row
 from ._outbox import Outbox
 from ._platform import clock_of
 from ._transport import Channel, Frame
@@ -174,6 +175,8 @@ class Link:
         self.bulk: Bulk | None = None  # the second connection, for large values, where both sides do that
         self.post = self._outbox.post  # send a message with everything else that is ready in this turn of the loop
         self._post_call = self._outbox.call
+        self.open_row, self.row_closed = self._outbox.open_row, self._outbox.row_closed  # of items of a stream
+        self.replace = self._outbox.replace
         self.reply_flat = self._outbox.reply  # as `reply`, for scalars, alone or in a dict or list, and no metadata
         self._complained = False  # about a bad message of the peer's: once per link is enough for the log
 
@@ -231,6 +234,11 @@ class Link:
     def credit(self, number: int, answer: bool, items: int) -> None:
         """Let the peer send so many more items of a stream."""
         self.post([m.CREDIT, number, answer, items])
+
+    @property
+    def diverts(self) -> bool:
+        """Whether some messages go by the bulk connection now."""
+        return self._outbox.divert is not None
 
     def item(self, number: int, answer: bool, sequence: int, value: object) -> None:
         """Send an item of a stream. Raises TypeError or ValueError for a value without a form on the wire."""
@@ -438,7 +446,7 @@ class Link:
             if not self._said_goodbye:
                 self.call_came(message[1])
                 self._owner.call_received(self, message, waited, now)
-        elif kind == m.ITEM or kind == m.CREDIT or kind == m.END:
+        elif kind == m.ITEMS or kind == m.CREDIT or kind == m.ITEM or kind == m.END:
             self._stream_received(kind, message)
         elif m.PLACE <= kind <= m.NO_BULK and self.bulk is not None:
             try:
@@ -466,13 +474,16 @@ class Link:
         """Something of a stream, for a call that is open; what comes for one that is over was on its way."""
         number = message[1]
         try:
-            if kind == m.ITEM:
+            if kind == m.ITEM or kind == m.ITEMS:
                 _, _, answer, sequence, value = message[:5]
-                if answer and number in self.pending:
+                if number not in (self.pending if answer else self.running):
+                    return
+                items, size = ([value], weigh(value)) if kind == m.ITEM else _row(value)
+                if answer:
                     attempt = self.pending[number]
-                    attempt.call.item_received(attempt, sequence, value)
-                elif not answer and number in self.running:
-                    self.running[number].item_received(sequence, value)
+                    attempt.call.items_received(attempt, sequence, items, size)
+                else:
+                    self.running[number].items_received(sequence, items, size)
             elif kind == m.END:
                 if number in self.running:
                     self.running[number].items_ended(message[2])
@@ -676,16 +687,16 @@ class Link:
         if kind == m.CALL and not self._said_goodbye:
             self.fail(number, Code.INVALID_ARGUMENT, f"malformed CALL: {why}"[:500], ran=False)
         direction = message[2] if len(message) > 2 else None  # what says neither may have been for either
-        ours = kind in (m.REPLY, m.ERROR)
+        ours, item = kind in (m.REPLY, m.ERROR), kind in (m.ITEM, m.ITEMS)
         if number in self.pending and (
-            ours or (kind == m.ITEM and direction is not False) or (kind == m.CREDIT and direction is not True)
+            ours or (item and direction is not False) or (kind == m.CREDIT and direction is not True)
         ):
             if not ours:
                 self.post([m.CANCEL, number])
             answer: Message = [m.ERROR, number, Code.INTERNAL, f"the answer was malformed: {why}"[:500], True, None]
             self._owner.reply_received(self, self.pending.pop(number), answer, self._time())
         if number in self.running and (
-            kind == m.END or (kind == m.ITEM and direction is not True) or (kind == m.CREDIT and direction is not False)
+            kind == m.END or (item and direction is not True) or (kind == m.CREDIT and direction is not False)
         ):
             self.running[number].broken(f"malformed stream: {why}"[:500])
 
@@ -738,6 +749,11 @@ class Link:
             self.ended = reason
             self.close(linger)
             self._owner.link_closed(self, reason, goodbye=goodbye)
+
+
+def _row(encoded: bytes) -> tuple[bytes, int]:
+    """A row, and what each of its items weighs. Raises ProtocolError where it is none."""
+    return encoded, share_of(len(encoded), length_of_row(encoded))
 
 
 def _weigh(frames: list[Frame], messages: int) -> int:

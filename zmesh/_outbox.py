@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from ._core.bulk import CallKey
-from ._core.messages import CALL, CALLS, END, ERROR, ITEM, LIMIT, REPLIES, REPLY, Message, single
+from ._core.messages import CALL, CALLS, END, ERROR, ITEM, ITEMS, LIMIT, REPLIES, REPLY, Message, single
 from ._core.wire import MARGIN, encode, externalize, frames_of, is_plain
 from ._platform import clock_of
 from ._transport import Frame, Sent
@@ -16,6 +16,7 @@ from .config import Config
 
 if TYPE_CHECKING:
     from ._link import Link
+    from ._streams import Outlet
 
 __all__ = ["Outbox"]
 
@@ -46,6 +47,7 @@ class Outbox:
         self._arguments: list[object] | None = None  # of its calls, once there are two
         self._numbers: list[int] = []  # of its answers
         self._values: list[object] = []
+        self._open: list[Outlet] = []  # with a row of items on the page that may grow
         self._frames: list[Frame] = []
         self._pages: deque[tuple[list[Frame], int, int]] = deque()  # encoded, not yet taken by the transport
         self._waiting = 0  # messages on them
@@ -122,6 +124,27 @@ class Outbox:
         self._size = size = self._size + 1
         if size >= _PAGE_MESSAGES:
             self._full()
+
+    def open_row(self, outlet: Outlet, row: Message) -> None:
+        """Post a row of items that is filled when its outlet closes it, which it is told to when the page is turned."""
+        self._open.append(outlet)
+        self._messages.append(row)
+        self._next = _NOTHING
+        if not self._armed:
+            self._arm()
+
+    def row_closed(self, items: int) -> None:
+        """A row is full: it leaves with what makes a page."""
+        self._size += items
+        if self._size >= _PAGE_MESSAGES:
+            self._full()
+
+    def replace(self, row: Message, messages: list[Message]) -> None:
+        """Send others in the place of a message, if it has not left."""
+        for place, message in enumerate(self._messages):
+            if message is row:
+                self._messages[place : place + 1] = messages
+                return
 
     def _arm(self) -> None:
         """Something was posted: it leaves at the end of this turn of the loop, or is dropped where nothing does."""
@@ -213,6 +236,7 @@ class Outbox:
         """Send nothing any more."""
         self._closed, self._armed = True, False
         self._pages.clear()
+        self._open.clear()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -220,6 +244,8 @@ class Outbox:
     def _turn_page(self) -> None:
         """Encode what was posted, and send it, unless others wait before it."""
         link, now = self._link, self._time()
+        if self._open:
+            self._close_rows()
         messages = self._messages
         if link.owes_report and now >= link.next_report and (report := link.report_now(now)) is not None:
             messages.append(report)
@@ -260,6 +286,11 @@ class Outbox:
             self._queue(page, len(single(messages)))
         if too_long or formless:
             self._refuse([*too_long, *formless])
+
+    def _close_rows(self) -> None:
+        outlets, self._open = self._open, []
+        for outlet in outlets:
+            outlet.close_row()
 
     def _refuse(self, refused: list[tuple[Message, str]]) -> None:
         """Say what does not leave, behind the page: what is said of it follows what is in it."""
@@ -356,6 +387,6 @@ def _follows(message: Message, refused: list[tuple[Message, str]]) -> bool:
 def _stream_of(message: Message) -> tuple[object, object] | None:
     """The stream that a message is a part of, or ends: its call's number, and whether it is the answer."""
     kind = message[0]
-    if kind == ITEM:
+    if kind in (ITEM, ITEMS):
         return message[1], message[2]
     return (message[1], kind != END) if kind in (REPLY, ERROR, END) else None

@@ -31,7 +31,7 @@ from ._streams import Inlet, Outlet
 from ._waiter import Stepper, Waiter
 from .config import Config
 from .context import Context, current
-from .errors import Cancelled, Code, DeadlineExceeded, RpcError, error_class
+from .errors import Cancelled, Code, DeadlineExceeded, InvalidArgument, RpcError, error_class
 from .interceptors import InterceptedCall, Interceptor, around
 from .schema import MethodSchema, ServiceSchema
 
@@ -188,13 +188,13 @@ class Running:
 
     # -- what its link tells of its streams
 
-    def item_received(self, sequence: int, value: object) -> None:
+    def items_received(self, sequence: int, items: list[object] | bytes, size: int) -> None:
         if self.inlet is None:
             raise ProtocolError(f"an item for {self.method.schema.path}, which takes no stream")
         if self.link.weight and (why := self.server.item_weighs(self.link)) is not None:
             self.server.refuse(self, Code.RESOURCE_EXHAUSTED, why)
         else:
-            self.inlet.put(sequence, value)
+            self.inlet.put(sequence, items, size)
 
     def items_ended(self, items: int) -> None:
         if self.inlet is None:
@@ -205,6 +205,14 @@ class Running:
         if self.outlet is None:
             raise ProtocolError(f"credit for {self.method.schema.path}, which answers no stream")
         self.outlet.credited(items)
+
+    def wanted(self) -> bool:
+        """An item of its answer leaves. Raises CancelledError where its handler goes on although nobody wants it."""
+        if self.answered:
+            raise asyncio.CancelledError
+        if self.until_begun:
+            self.stream_begun()
+        return True
 
     def broken(self, why: str) -> None:
         """What came cannot go on."""
@@ -232,21 +240,25 @@ make_room(
 class _Arguments(AsyncIterator[Any]):
     """The stream of arguments, as its handler reads it."""
 
-    __slots__ = ("_inlet", "_schema")
+    __slots__ = ("_inlet", "_path", "_ready")
 
-    def __init__(self, inlet: Inlet, schema: MethodSchema) -> None:
+    def __init__(self, inlet: Inlet, path: str) -> None:
         self._inlet = inlet
-        self._schema = schema
+        self._path = path
+        self._ready = inlet.ready.popleft
 
     async def __anext__(self) -> Any:
-        inlet = self._inlet
-        while not len(inlet):
+        try:
+            return self._ready()
+        except IndexError:
+            inlet = self._inlet
+        while not inlet:
             if inlet.ended:
                 raise StopAsyncIteration
             if inlet.closed:
-                raise Cancelled(f"{self._schema.path} is over, and with it its stream of arguments")
+                raise Cancelled(f"{self._path} is over, and with it its stream of arguments")
             await inlet.wait()
-        return self._schema.load_item(inlet.take())
+        return inlet.take()
 
 
 def _rank_of(number: int, more: Sequence[object]) -> int:
@@ -545,9 +557,10 @@ class Server:
         """Make room for the items of a call: they may come right behind it."""
         link, number, schema = running.link, running.number, running.method.schema
         running.until_begun = len(running.more) > 0 and running.more[0] is True
-        if schema.stream_parameter is not None:
+        if schema.streams.arguments is not None:
             items, size = self._config.stream_items, self._config.stream_bytes
-            running.inlet = Inlet(self.loop, items, size, lambda items: link.credit(number, False, items))
+            credit: Callable[[int], None] = functools.partial(link.credit, number, False)
+            running.inlet = Inlet(self.loop, items, size, credit, schema.streams.arguments, InvalidArgument)
         if schema.answers_stream:
             running.outlet = Outlet(self.loop, answer=True)
             running.outlet.attach(link, number)
@@ -668,6 +681,8 @@ class Server:
         self._cutting = self.loop.call_later(self._config.stream_grace, self._cut_off)
         for running in list(self._waiting):
             outlet = running.outlet
+            if outlet is not None:
+                outlet.close_row()
             if outlet is not None and outlet.sent and running.deadline == math.inf and not running.answered:
                 text = f"{running.method.schema.path} was cut off after {outlet.sent} items: {self._name!r} is leaving"
                 self._fail(running, Code.UNAVAILABLE, text, {"details": {"delivered": outlet.sent}})
@@ -724,6 +739,8 @@ class Server:
                         now = self._ended
                     else:
                         running.task = task
+                        if running.answered:  # ended in its first step
+                            task.cancel()
                         await rest
                         now = self.time()
                     if task.cancelling():
@@ -814,7 +831,7 @@ class Server:
     def _coroutine(self, running: Running) -> Coroutine[Any, Any, Any]:
         """What runs a call of whatever method. Raises InvalidArgument where its arguments do not fit."""
         schema = running.method.schema
-        stream = None if running.inlet is None else _Arguments(running.inlet, schema)
+        stream = None if running.inlet is None else _Arguments(running.inlet, schema.path)
         args, kwargs = schema.load_arguments(running.arguments, stream)
         if not schema.is_async and not schema.answers_stream:
             if self._interceptors:
@@ -833,22 +850,19 @@ class Server:
 
     async def _produce(self, running: Running, items: Any) -> int:
         """Send what an asynchronous iterator yields, as far as the caller gives credit; how many items there were."""
-        outlet, dump = running.outlet, running.method.schema.dump_result
+        outlet, form = running.outlet, running.method.schema.streams.answers
         assert outlet is not None
+        assert form is not None
         iterator: Any = aiter(await items if inspect.iscoroutine(items) else items)
         try:
-            while True:
-                if not outlet.room:
-                    await outlet.wait_for_room()
-                try:
-                    item = await anext(iterator)
-                except StopAsyncIteration:
-                    return outlet.sent & m.LIMIT
-                if running.answered:  # and it goes on although it was cancelled
-                    raise asyncio.CancelledError
-                outlet.send(dump(item))
-                if running.until_begun:
-                    running.stream_begun()
+            await outlet.pump(iterator, form.small, lambda item: outlet.send(form.dump(item)), running.wanted)
+            if not running.answered:
+                await outlet.drained()
+            return outlet.sent & m.LIMIT
+        except Exception:
+            if not running.answered:
+                await outlet.drained()  # an error comes behind the items before it
+            raise
         except GeneratorExit:  # disposed of: nobody drives this any more, and nothing can be awaited
             iterator = None
             raise

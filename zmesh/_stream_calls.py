@@ -11,6 +11,7 @@ from ._call import NO_METADATA
 from ._client import Client, Outgoing, Target
 from ._core import messages as m
 from ._core.messages import ProtocolError
+from ._items import Streams
 from ._link import Attempt
 from ._streams import Inlet, Outlet
 from .context import bounds_streams
@@ -41,8 +42,7 @@ class StreamCall(Outgoing):
         metadata: Mapping[str, str | bytes] | None,
         *,
         items: AsyncIterable[Any] | None,
-        dump_item: Callable[[object], object],
-        answers_stream: bool,
+        streams: Streams,
     ) -> None:
         """timeout: None: the default up to the beginning of the stream, and from the end of a stream of arguments to
         the answer. items: the stream of arguments."""
@@ -58,9 +58,8 @@ class StreamCall(Outgoing):
         self.request_metadata = metadata
         self._timeout = timeout
         self._items = items
-        self._dump_item = dump_item
-        self._answers_stream = answers_stream
-        if not answers_stream:
+        self._streams = streams
+        if streams.answers is None:
             self._coroutine = self._one_answer()
 
     async def _one_answer(self) -> Any:
@@ -77,8 +76,9 @@ class StreamCall(Outgoing):
         self.until_begun = self._timeout is None and not bounds_streams()
         self.marked = self.marked or self.until_begun
         client, loop, config = self.client, self.client.loop, self.client.config
-        if self._answers_stream:
-            self.inlet = Inlet(loop, config.stream_items, config.stream_bytes, self._credit)
+        if self._streams.answers is not None:
+            items, size, form = config.stream_items, config.stream_bytes, self._streams.answers
+            self.inlet = Inlet(loop, items, size, self._credit, form, Internal)
         if self._items is not None:
             self.outlet = Outlet(loop, answer=False)
         try:
@@ -122,7 +122,7 @@ class StreamCall(Outgoing):
         """The next item. Raises StopAsyncIteration behind the last one, RpcError where the call failed."""
         inlet, future = self.inlet, self.future
         assert inlet is not None
-        while not len(inlet):
+        while not inlet:
             if future.done():
                 if future.cancelled():
                     raise StopAsyncIteration
@@ -134,7 +134,7 @@ class StreamCall(Outgoing):
                 raise StopAsyncIteration
             await inlet.wait()
         try:
-            return self.target.load(inlet.take())
+            return inlet.take()
         except RpcError:  # it does not fit the annotation: what follows will not either
             self.cancel()
             raise
@@ -164,22 +164,14 @@ class StreamCall(Outgoing):
     async def _send_items(self, items: AsyncIterable[Any]) -> None:
         outlet = self.outlet
         assert outlet is not None
+        assert self._streams.arguments is not None
         self._items, self._pumping = None, True
         iterator: Any = None
         try:
             iterator = aiter(items)
-            while True:
-                if not outlet.room:
-                    await outlet.wait_for_room()
-                try:
-                    item = await anext(iterator)
-                except StopAsyncIteration:
-                    break
-                if self.future.done():
-                    return
-                self._send(outlet, item)
-            outlet.end()
-            self._wait_for_answer()
+            if await outlet.pump(iterator, self._streams.arguments.small, self._send, self._wanted):
+                outlet.end()
+                self._wait_for_answer()
         except BaseException as error:
             if asyncio.current_task(self.client.loop) is not self._pump:  # disposed of: nobody drives this any more
                 iterator = None
@@ -193,9 +185,14 @@ class StreamCall(Outgoing):
             if close is not None:
                 await close()
 
-    def _send(self, outlet: Outlet, item: object) -> None:
+    def _wanted(self) -> bool:
+        return not self.future.done()
+
+    def _send(self, item: object) -> None:
+        assert self.outlet is not None
+        assert self._streams.arguments is not None
         try:
-            outlet.send(self._dump_item(item))
+            self.outlet.send(self._streams.arguments.dump(item))
         except (TypeError, ValueError) as error:
             raise InvalidArgument(f"{self.target.path}: an item of its arguments: {error}") from error
 
@@ -227,13 +224,13 @@ class StreamCall(Outgoing):
 
     # -- what links tell
 
-    def item_received(self, attempt: Attempt, sequence: int, value: object) -> None:
+    def items_received(self, attempt: Attempt, sequence: int, items: list[object] | bytes, size: int) -> None:
         if self.inlet is None:
-            super().item_received(attempt, sequence, value)
+            super().items_received(attempt, sequence, items, size)
         elif not self.future.done() and self._begin_with(attempt):
             if self.until_begun and self.deadline != math.inf:
                 self._without_deadline()
-            self.inlet.put(sequence, value)
+            self.inlet.put(sequence, items, size)
 
     def credited(self, attempt: Attempt, items: int) -> None:
         if self.outlet is None:

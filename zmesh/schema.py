@@ -22,6 +22,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 import msgspec
 
 from ._generated import make_caller, make_dump_flat, make_invoke, make_load
+from ._items import Items, Streams
 from ._signature import ABSENT, Kind, Parameter, Signature, UnresolvedAnnotation
 from ._values import Form, json_schemas, text_of
 from .errors import Internal, InvalidArgument
@@ -44,6 +45,8 @@ class MethodSchema:
     invoke: calls a handler (without a stream of arguments) with arguments as they came, as `load_arguments` has them.
     dump_flat: as `dump_result` where that is simple and needs no look for binary values; else ABSENT.
     load_result: the answer, as this caller's annotation says. Raises Internal where it does not fit that.
+
+    streams: how the items of its streams are converted.
 
     Where the method answers a stream, `dump_result` and `load_result` take one item of it.
     """
@@ -71,6 +74,7 @@ class MethodSchema:
         "path",
         "service",
         "stream_parameter",
+        "streams",
     )
 
     def __init__(
@@ -99,6 +103,10 @@ class MethodSchema:
         self.invoke = make_invoke(self, signature.parameters)
         self.load_result = make_load(signature.result, self._load_result)
         self.dump_flat = make_dump_flat(signature.result)
+        self.streams = Streams(
+            None if stream is None else Items.of(stream.form, self._dump_item, self._load_item),
+            Items.of(signature.result, self.dump_result, self.load_result) if self.answers_stream else None,
+        )
 
     def __repr__(self) -> str:
         return f"<{self.path}: {self.kind} method{', idempotent' if self.idempotent else ''}>"
@@ -168,7 +176,7 @@ class MethodSchema:
                 f"which is not its annotated `{text_of(form.annotation)}`: {_reason(error)}"
             ) from error
 
-    def dump_item(self, value: object) -> object:
+    def _dump_item(self, value: object) -> object:
         """An item of the stream parameter, as a tree for CBOR. Raises InvalidArgument where it does not fit."""
         form = self._item_form
         if type(value) in form.exact:
@@ -178,7 +186,7 @@ class MethodSchema:
         except Exception as error:
             self.refuse_argument(f"an item of {self.stream_parameter}", error)
 
-    def load_item(self, wire: object) -> Any:
+    def _load_item(self, wire: object) -> Any:
         """An item of the stream parameter, for the handler. Raises InvalidArgument where it does not fit."""
         form = self._item_form
         if type(wire) in form.exact:

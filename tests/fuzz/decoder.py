@@ -22,7 +22,7 @@ import cbor2
 with atheris.instrument_imports(include=["zmesh._core"]):
     from zmesh._core import messages as m
     from zmesh._core.messages import Hello, ProtocolError
-    from zmesh._core.wire import decode, externalize, frames_of
+    from zmesh._core.wire import decode, decode_row, externalize, frames_of
 
 from .inputs import Frames, Fuzzer, vectors
 
@@ -66,6 +66,8 @@ def decoded(to: int, clock: int, messages: list[object]) -> None:
             assert isinstance(message, list)
             if kind == m.HELLO and message[1] == m.MAJOR:  # of another version, nothing more is read
                 Hello.parse(message)
+            elif kind == m.ITEMS:
+                assert decode_row(message[4])
             elif kind == m.REPLY:
                 with contextlib.suppress(TypeError, ValueError):  # what has no form on the wire, and says so
                     frames_of(externalize(message[2], [], 16))

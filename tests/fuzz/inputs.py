@@ -43,7 +43,7 @@ _ALMOST: list[Any] = [
     [1, "x"], {"x": 1, "children": [{"x": 2, "children": []}]}, {"1": 1, 1: 2}, {"9" * 5000: 1}, 10**5000, 1, True, [],
 ]  # fmt: skip
 _KINDS = [m.CALL, m.CALL, m.CALL, m.CALLS, m.CALLS, m.REPLIES, m.REPLY, m.REPLY, m.ERROR, m.CANCEL, m.HEARTBEAT,
-          m.UNSUPPORTED, m.DRAIN_ACK, m.ITEM, m.ITEM, m.END, m.CREDIT, m.CREDIT, 15, 99]  # fmt: skip
+          m.UNSUPPORTED, m.DRAIN_ACK, m.ITEM, m.ITEMS, m.END, m.CREDIT, m.CREDIT, 15, 99]  # fmt: skip
 _NUMBERS = [-1, 0, 1, 2, 3, 4, 5, 6, 7, 255, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64, 2**100]
 
 
@@ -178,6 +178,9 @@ class Fuzzer:
             m.UNSUPPORTED: [m.UNSUPPORTED, rng.choice([1, 3, 16])],
         }  # fmt: skip
         message = good.get(kind, [kind])
+        if kind == m.ITEMS:
+            row = cbor2.dumps([value, 1, "x"][: rng.randrange(4)])
+            message += [number, answer, many, rng.choice([row, row, row[:-1], rng.randbytes(9)])]
         if kind == m.CALL:
             message += marks[: rng.choice([0, 0, 0, 1, 2, 3, 4])]
         damage = rng.random()

@@ -191,8 +191,8 @@ def _compare(ledger: Ledger, what: str, outlet: Any, inlet: Any) -> None:
         ledger.complain("a stream that one side only knows of", what)
     elif outlet is not None:
         window, taken = outlet._window, inlet._window
-        sent = (window.items, window._under_way)
-        waiting = (len(inlet) + taken._taken, inlet.size + taken._taken_bytes)
+        sent = (window.under_way, window._bytes_under_way)
+        waiting = (taken._waiting + taken._taken, inlet.size + taken._taken_bytes)
         if sent != waiting:
             ledger.complain(f"{sent} items and bytes are under way, and {waiting} at the reader", what)
 

@@ -319,6 +319,9 @@ envelope("unsupported", [11, 20], to=CLIENT)
 envelope("the first item of a stream of arguments", [16, 8, False, 1, {"x": 1}])
 envelope("the last number of an item, of a stream that answers", [16, 8, True, 2**31 - 1, None], to=CLIENT)
 envelope("an item with an unknown trailing item", [16, 8, True, 0, "text", "later"], to=CLIENT)
+envelope("a row of items of a stream that answers", [19, 8, True, 2**31 - 2, cbor([{"x": 1}, "text", None])], to=CLIENT)
+envelope("a row of one item of a stream of arguments", [19, 8, False, 3, cbor([[b"bytes", 1.5]])])
+envelope("a row of items with an unknown trailing item", [19, 8, True, 0, cbor([1, 2]), "later"], to=CLIENT)
 envelope("the end of a stream of arguments", [17, 8, 3])
 envelope("the end of an empty stream", [17, 9, 0])
 envelope("the reply that ends a stream of 128 items", [4, 8, 128, METADATA], to=CLIENT)
@@ -491,7 +494,7 @@ violation("a UUID of 3 bytes", "16 bytes", cbor([SERVER, 5, [reply(Tag(37, b"123
 # -- malformed: the handshake
 
 violation("a call before HELLO", "HELLO comes first", cbor([0, 5, [[3, 1, "A.b", 1000, {}, None]]]), stage="handshake")
-violation("an unknown kind before HELLO", "HELLO comes first", cbor([0, 5, [[19]]]), stage="handshake")
+violation("an unknown kind before HELLO", "HELLO comes first", cbor([0, 5, [[20]]]), stage="handshake")
 violation("a bad message before HELLO", "HELLO comes first", cbor([0, 5, ["x"]]), stage="handshake")
 violation("HELLO with frames", "one frame before HELLO", cbor([0, 5, [hello()]]), b"x", stage="handshake")
 violation(
@@ -592,6 +595,8 @@ bad_message("a goodbye that ends early", "two items", [10], [])
 bad_message("an unsupported without a kind", "two items", [11], [])
 bad_message("an item without a value", "five items", [16, 1, True, 1], [])
 bad_message("an item that says 1 for true", "a direction is a boolean", [16, 1, 1, 1, "x"], [])
+bad_message("a row of items that is no byte string", "it is the encoding of an array", [19, 1, True, 1, [1]], [])
+bad_message("a row of items whose number is a float", "an integer", [19, 1.0, True, 1, b"\x81\x01"], [])
 bad_message("a call that says 1 for true", "a boolean", [3, 9, "A.b", 1000, {}, None, 1], refused(9))
 bad_message("an end without a count", "three items", [17, 1], [])
 bad_message("credit below zero", "numbers are not negative", [18, 1, True, -1], [])
@@ -600,7 +605,7 @@ bad("a bad message among good ones", "the ping is answered", cbor([SERVER, 5, ["
 
 # -- unknown kinds
 
-for kind in (0, 14, 19, 24, 36, 2**31 - 1):
+for kind in (0, 14, 20, 24, 36, 2**31 - 1):
     bad_message(f"kind {kind}", "a kind that this version does not know", [kind, 1, 2, 3], [[11, kind]])
 for kind, message in ((32, [32, 1, 3, 7]), (33, [33, 1, None]), (34, [34, 1]), (35, [35])):
     bad_message(f"kind {kind}", "a kind of who takes large values by a second connection", message, [[11, kind]])

@@ -17,7 +17,7 @@ from typing import Final, TypeGuard
 MAJOR: Final = 1
 MINOR: Final = 0
 
-# Kinds. 19 to 23 are reserved for streams, 24 to 31 for security, 36 on for later use.
+# Kinds. 20 to 23 are reserved for streams, 24 to 31 for security, 36 on for later use.
 HELLO: Final = 1  # [1, major, minor, {fields}]
 REJECT: Final = 2  # [2, code, text]: this link cannot be; the sender forgets it
 CALL: Final = 3  # [3, call, method, remaining ms, arguments, metadata / null, until begun, rank, attempt, [nodes]]
@@ -35,6 +35,7 @@ REPLIES: Final = 13  # [13, [call, ...], [value, ...]]
 ITEM: Final = 16  # [16, call, answer, sequence, value]; answer: of the stream that answers, else of the one that asks
 END: Final = 17  # [17, call, items]: of the stream that asks; the one that answers is ended by REPLY or ERROR
 CREDIT: Final = 18  # [18, call, answer, items]
+ITEMS: Final = 19  # [19, call, answer, sequence of the first, CBOR of an array of values]: a row of small items
 # Large values: see `_core.bulk`. Known where both sides do this.
 PLACE: Final = 32  # [32, bulk, kind, call]: here belongs a message that comes by the bulk connection
 BULK: Final = 33  # [33, bulk, message / null]
@@ -47,7 +48,7 @@ SERVING: Final = 0
 DRAINING: Final = 1
 
 LIMIT: Final = 0x7FFF_FFFF  # the largest integer on the wire, and the modulus (plus one) of call numbers and clocks
-MAX_ROW: Final = 1024  # calls, or answers, of one CALLS or REPLIES
+MAX_ROW: Final = 1024  # calls, answers or items of one CALLS, REPLIES or ITEMS
 MAX_CALLS: Final = 64  # of one envelope: what is begun before others have their turn; zmesh itself puts 32 into one
 DEFAULT_ITEMS: Final = 16  # of one stream under way, to a node that does not say how many it holds
 DEFAULT_ITEM_BYTES: Final = 65_536
@@ -327,6 +328,10 @@ def _check_item(m: Message) -> bool:
     return len(m) >= 5 and _number(m[1]) and type(m[2]) is bool and _number(m[3])
 
 
+def _check_items(m: Message) -> bool:
+    return _check_item(m) and type(m[4]) is bytes
+
+
 def _check_two_numbers(m: Message) -> bool:
     return len(m) >= 3 and _number(m[1]) and _number(m[2])
 
@@ -364,6 +369,7 @@ NAMES: Final = {
     ITEM: "ITEM",
     END: "END",
     CREDIT: "CREDIT",
+    ITEMS: "ITEMS",
     PLACE: "PLACE",
     BULK: "BULK",
     TAKEN: "TAKEN",
@@ -385,6 +391,7 @@ _CHECKS: Final[dict[int, Callable[[Message], bool]]] = {
     ITEM: _check_item,
     END: _check_two_numbers,
     CREDIT: _check_credit,
+    ITEMS: _check_items,
 }
 
 

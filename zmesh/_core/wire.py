@@ -15,12 +15,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 import cbor2
 
-from .messages import LIMIT, Message, ProtocolError, brief
+from .messages import LIMIT, MAX_ROW, Message, ProtocolError, brief
 
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["MARGIN", "Frame", "decode", "encode", "externalize", "frames_of", "is_plain", "lasting"]
+__all__ = [
+    "MARGIN",
+    "Frame",
+    "decode",
+    "decode_row",
+    "encode",
+    "encode_row",
+    "externalize",
+    "fits_row",
+    "frames_of",
+    "is_plain",
+    "lasting",
+    "length_of_row",
+]
 
 Frame = bytes | memoryview
 
@@ -46,7 +59,8 @@ MARGIN: Final = 1024 * 1024  # bytes that all frames of an envelope may have tog
 _ONE_MESSAGE: Final = struct.Struct(">BBIBIB").pack  # what an envelope has before its only message
 _SHORT: Final = 0xFFFF  # up to here CBOR has shorter forms of a number
 
-_SCALARS: Final = frozenset((str, int, float, bool, type(None)))
+_SCALARS: Final[frozenset[type]] = frozenset((str, int, float, bool, type(None)))
+_LEAVES: Final[frozenset[type]] = _SCALARS | {bytes}
 _CONTAINERS: Final = frozenset((dict, list, tuple))
 
 
@@ -110,7 +124,50 @@ def _no_envelope(envelope: object) -> ProtocolError:
     return ProtocolError(f"{len(messages)} messages in one envelope, at most {MAX_MESSAGES} are allowed")
 
 
-def is_plain(value: object, depth: int = 3) -> bool:
+def encode_row(values: list[object]) -> bytes:
+    """A row of items, as ITEMS carries it. Raises as `encode` does."""
+    try:
+        return cbor2.dumps(values, default=_refuse)
+    except cbor2.CBOREncodeError as error:
+        raise TypeError(str(error)) from error
+
+
+def length_of_row(row: bytes) -> int:
+    """How many items a row has, by the head of its array. Raises ProtocolError where it is none."""
+    head = row[0] if row else 0
+    length = head - 0x80 if head <= 0x97 else -1  # RFC 8949, section 3: below 24 in the head itself, else behind it
+    if 0x98 <= head <= 0x9B:
+        length = int.from_bytes(row[1 : 1 + (1 << head - 0x98)], "big")
+    if not 0 < length <= MAX_ROW:
+        raise ProtocolError(f"a row of items is an array of 1 to {MAX_ROW}, got {brief(row)}")
+    return length
+
+
+def decode_row(row: bytes) -> list[object]:
+    """The items of a row, of which there is one at least. Raises ProtocolError for anything else."""
+    try:
+        values = cbor2.loads(
+            row,
+            tag_hook=_no_frames,
+            max_depth=MAX_DEPTH + _ENVELOPE_DEPTH,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            semantic_decoders=_DECODERS,
+        )
+    except Exception as error:  # as in `decode`
+        cause = error.__cause__ if isinstance(error.__cause__, ProtocolError) else error
+        raise ProtocolError(f"a row of items is not CBOR of this protocol: {cause}"[:200]) from None
+    if type(values) is not list or not 0 < len(values) <= MAX_ROW:
+        raise ProtocolError(f"a row of items is an array of 1 to {MAX_ROW}, got {brief(values)}")
+    return values
+
+
+def fits_row(value: object) -> bool:
+    """Whether a value may stand in a row, where it is small: it holds no array, and nothing that may change."""
+    return type(value) is bytes or is_plain(value, leaves=_LEAVES)
+
+
+def is_plain(value: object, depth: int = 3, leaves: frozenset[type] = _SCALARS) -> bool:
     """Whether a value is scalars in a few levels of dicts and lists, and nothing else: most leave as they are."""
     kind = type(value)
     items: Collection[object]
@@ -119,13 +176,13 @@ def is_plain(value: object, depth: int = 3) -> bool:
     elif kind is list:
         items = value  # type: ignore[assignment]
     else:
-        return kind in _SCALARS
-    if _SCALARS.issuperset(map(type, items)):
+        return kind in leaves
+    if leaves.issuperset(map(type, items)):
         return True
     if depth == 0:
         return False
     for item in items:  # noqa: SIM110  (a generator costs more than all the rest)
-        if not is_plain(item, depth - 1):
+        if not is_plain(item, depth - 1, leaves):
             return False
     return True
 

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias, TypeVar
 
+from .._answers import ready_items
 from ..errors import Cancelled
 from ..schema import MethodSchema
 
@@ -94,7 +95,9 @@ class _Pump:
         self._background = background
         self._source = aiter(source)
         self._feeds = feeds
-        self._items: SimpleQueue[Any] = SimpleQueue()
+        self._queue: SimpleQueue[deque[Any] | _End] = SimpleQueue()  # items that came together change threads together
+        self._items: deque[Any] = deque()  # the thread's, of those
+        self._put = self._taken = 0  # items, by the loop and by the thread
         self._room: asyncio.Future[None] | None = None  # what the loop waits for while enough items lie here
         self._task = background.loop.create_task(self._fetch())
 
@@ -106,10 +109,15 @@ class _Pump:
 
     def take(self) -> Any:
         """The next item; or the end, which stays for whoever comes next."""
-        item = self._items.get()
-        if isinstance(item, _End):
-            self._items.put(item)
-        elif self._room is not None and self._items.qsize() <= _AHEAD // 2:
+        if not self._items:
+            items = self._queue.get()
+            if isinstance(items, _End):
+                self._queue.put(items)
+                return items
+            self._items = items
+        item = self._items.popleft()
+        self._taken += 1
+        if self._room is not None and self._put - self._taken <= _AHEAD // 2:
             with contextlib.suppress(RuntimeError):  # closed, and the end is here
                 self._background.soon(self._go_on)
         return item
@@ -132,8 +140,10 @@ class _Pump:
         error: BaseException | None = None
         try:
             async for item in self._source:
-                self._items.put(item)
-                if self._items.qsize() >= _AHEAD:
+                more = ready_items(self._source, _AHEAD - 1 - (self._put - self._taken))
+                self._put += 1 + len(more)
+                self._queue.put(deque((item, *more)))
+                if self._put - self._taken >= _AHEAD:
                     await self._until_taken()
         except asyncio.CancelledError:
             if not self.left:
@@ -146,11 +156,11 @@ class _Pump:
             with contextlib.suppress(Exception):  # what matters is in `error`
                 await self._source.aclose()
         if error is None or not self._background.exiting:  # see `Background.check`
-            self._items.put(_End(error))
+            self._queue.put(_End(error))
 
     async def _until_taken(self) -> None:
         self._room = self._background.loop.create_future()
-        if self._items.qsize() >= _AHEAD:  # looked at once more, now that the thread sees that somebody waits
+        if self._put - self._taken >= _AHEAD:  # looked at once more, now that the thread sees that somebody waits
             await self._room
         self._room = None
 
