@@ -43,7 +43,7 @@ class Outbox:
         self._frames: list[Frame] = []
         self._pages: deque[tuple[list[Frame], int]] = deque()  # encoded, not yet taken by the transport
         self._blocked = False
-        self._armed = False  # whether a flush is sure to come
+        self.armed = False  # whether a flush is sure to come
         self._handle: asyncio.Handle | None = None
         self._closed = False
         self.divert: Callable[[Message], Message | None] | None = None  # where some go by the bulk connection
@@ -58,7 +58,7 @@ class Outbox:
         self._messages.append(message)
         self._next = _NOTHING
         self._size += 1
-        if not self._armed:
+        if not self.armed:
             self._arm()
         if self._size >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
             self._full()
@@ -85,7 +85,7 @@ class Outbox:
             self._messages.append(row)
         self._next = number + 1
         self._size += 1
-        if not self._armed:
+        if not self.armed:
             self._arm()
         elif self._size >= _PAGE_MESSAGES:
             self._full()
@@ -109,7 +109,7 @@ class Outbox:
             self._row = row = [REPLY, number, value, None]
             self._messages.append(row)
         self._size += 1
-        if not self._armed:
+        if not self.armed:
             self._arm()
         elif self._size >= _PAGE_MESSAGES:
             self._full()
@@ -119,7 +119,7 @@ class Outbox:
         if self._closed:
             self._messages, self._next = [], _NOTHING
         else:
-            self._armed = True
+            self.armed = True
             self._handle = self._loop.call_soon(self._flush)
 
     def _full(self) -> None:
@@ -167,13 +167,10 @@ class Outbox:
             if not self._blocked:
                 self._send()
 
-    def hold(self) -> None:
-        """Until `release`, what is posted waits for it."""
-        self._armed = True
-
     def release(self, *, others: bool) -> None:
-        """Send everything that was posted: now, or, where `others` are under way, with what these lead to in this turn
-        of the loop. Without that, envelopes that were split once would stay small."""
+        """Send everything that was posted since `armed` was set, so that it waits for this: now, or, where `others` are
+        under way, with what these lead to in this turn of the loop. Without that, envelopes that were split once would
+        stay small."""
         if self._handle is not None:
             return
         if not others:
@@ -181,7 +178,7 @@ class Outbox:
         elif self._messages or self._link.owes_report:
             self._handle = self._loop.call_soon(self._flush)
         else:
-            self._armed = False
+            self.armed = False
 
     def flush(self) -> None:
         """Send everything now, as far as the transport takes it."""
@@ -191,7 +188,7 @@ class Outbox:
 
     def _flush(self) -> None:
         self._handle = None
-        self._armed = False
+        self.armed = False
         if self._closed or self._link.channel is None:
             return
         if self._messages or self._link.owes_report:
@@ -201,7 +198,7 @@ class Outbox:
 
     def close(self) -> None:
         """Send nothing any more."""
-        self._closed, self._armed = True, False
+        self._closed, self.armed = True, False
         self._pages.clear()
         if self._handle is not None:
             self._handle.cancel()
@@ -313,7 +310,7 @@ class Outbox:
                 if len(pages) * _PAGE_MESSAGES > self._config.max_queued_messages:
                     self._give_up("the peer does not read: its queue and ours are full")
                 elif self._handle is None:
-                    self._armed = True
+                    self.armed = True
                     self._handle = self._loop.call_later(_RETRY_FULL, self._flush)
                 return
             else:
