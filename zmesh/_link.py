@@ -251,6 +251,10 @@ class Link:
             self._draining = True
             self.post([m.DRAIN])
 
+    def flush(self) -> None:
+        """Send what was posted now."""
+        self._outbox.flush()
+
     def settled(self) -> None:
         """A call of the peer's has ended here (the server half says so after taking it out of `running`)."""
         idle = not self.running and (self.bulk is None or not self.bulk.busy)  # which says so once more
