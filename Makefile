@@ -65,7 +65,8 @@ abuse: $(READY)  ## what honest callers notice of attackers: silent connections,
 beside-stream: $(READY)  ## unary latency on a link whose stream is read slowly, and without it
 	$(BIN)/python -m benchmarks.beside_stream
 
-large: $(READY)  ## root for its last part: values of 1 to 64 MiB, a stream of 4 GiB, a slow path; ARGS=--write: into docs/performance.md
+large: $(READY)  ## root for its last part: values of 1 to 64 MiB beside other libraries, a stream of 4 GiB, a slow path; ARGS=--write: into docs/performance.md
+	$(BIN)/python -m pip install --quiet --group benchmark
 	$(BIN)/python -m benchmarks.large $(ARGS)
 
 lab: $(READY)  ## choose between balancing policies, and write docs/balancing.md; ARGS=--quick: a minute of it

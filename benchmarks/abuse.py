@@ -109,15 +109,20 @@ def connect(address: str) -> socket.socket:
 def greet(address: str) -> socket.socket:
     """A connection after ZMTP's handshake, as a DEALER."""
     attacker = connect(address)
+    shake_hands(attacker, b"DEALER")
+    return attacker
+
+
+def shake_hands(attacker: socket.socket, socket_type: bytes) -> None:
+    """ZMTP's handshake."""
     attacker.sendall(b"\xff" + b"\0" * 8 + b"\x7f\x03\x00NULL" + b"\0" * 16 + b"\0" + b"\0" * 31)
-    kind = b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
+    kind = b"\x05READY\x0bSocket-Type" + len(socket_type).to_bytes(4, "big") + socket_type
     attacker.sendall(b"\x04" + bytes([len(kind)]) + kind)
     received = b""
     while len(received) < 66 or len(received) < 66 + received[65]:  # and nothing of what is behind it
         received += (
             attacker.recv(66 - len(received) if len(received) < 66 else 66 + received[65] - len(received)) or _closed()
         )
-    return attacker
 
 
 def _closed() -> bytes:

@@ -108,6 +108,7 @@ async def serve(service: zmesh.Service) -> None:
 
 async def customer() -> None:
     async with zmesh.Node() as node:
+        await node.discover(expect=4, timeout=30)  # a call waits for a node, too, but not for four slow starts
         orders = node.client(Orders).options(metadata={"customer": "Ada"})
 
         call = orders.buy("spoon", count=3)

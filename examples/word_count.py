@@ -41,9 +41,7 @@ async def count(text: str) -> Counter[str]:
     """Count the words of a text by whoever counts words."""
     async with zmesh.Node() as node:
         # A call goes to whoever is known at that moment: to give each worker a share, meet them all first.
-        async with asyncio.timeout(10):
-            while len(await node.discover()) < WORKERS:
-                pass
+        await node.discover(expect=WORKERS, timeout=30)
         counter = node.client(WordCount)
         calls = [counter.count(piece) for piece in pieces(text)]
         total: Counter[str] = Counter()

@@ -19,7 +19,7 @@ import zmesh
 import zmesh.testing
 from zmesh._bulk_door import BulkDoor
 from zmesh._core import messages as m
-from zmesh._core.bulk import Arrivals, Departure, Departures, Place, Stage
+from zmesh._core.bulk import LITTLE, Arrivals, Departure, Departures, Pace, Place, Stage
 from zmesh._core.messages import ProtocolError
 from zmesh._security import keys
 from zmesh.config import Config
@@ -174,6 +174,52 @@ async def test_items_keep_their_order_whatever_their_size(mesh: Mesh) -> None:
     assert await caller.run(client.sizes(values())) == sizes
     assert await caller.run(collect(client.echo(values()))) == sizes
     await nothing_is_kept(server, caller)
+
+
+@zmesh.testing.simulated(link=Link(bandwidth=1000 * MB))
+async def test_on_a_fast_path_what_holds_nobody_up_needs_no_connection_of_its_own(mesh: Mesh) -> None:
+    server, caller, client = await nodes(mesh, Store())
+
+    async def by_bulk(*calls: Any) -> tuple[int, int]:
+        """How many values went by it while these calls were made, there and back."""
+        before = [bulk_of(host)._departures.placed for host in (caller, server)]
+        await asyncio.gather(*map(caller.run, calls))
+        there, back = (bulk_of(host)._departures.placed for host in (caller, server))
+        return there - before[0], back - before[1]
+
+    assert await by_bulk(client.put(VALUE)) == (1, 0), "nobody knows yet how fast the path is"
+    assert await by_bulk(client.put(VALUE)) == (0, 0)
+    assert await by_bulk(client.get(MB)) == (0, 1), "each side goes by what it saw itself"
+    assert await by_bulk(client.get(MB)) == (0, 0)
+    assert await by_bulk(client.put(bytes(LITTLE + 1))) == (1, 0)
+    assert await by_bulk(client.put(VALUE), client.put(VALUE)) == (1, 0), "the second would have waited for the first"
+    await asyncio.sleep(1.1)
+    assert await by_bulk(client.put(VALUE)) == (1, 0), "it may not be so fast any more"
+    await nothing_is_kept(server, caller)
+
+
+def test_the_pace_is_of_what_was_under_way_together() -> None:
+    pace = Pace()
+    assert not pace.at_once(1, 0.0)
+    pace.left(1_000_000, 10.0)
+    pace.left(1_000_000, 10.125)
+    pace.rested(10.5)  # 4 MB/s
+    assert pace.at_once(40_000, 10.6)
+    assert not pace.at_once(40_001, 10.6)
+    assert not pace.at_once(1, 11.6), "that was long ago"
+    pace.left(1000, 20.0)
+    pace.rested(20.0)
+    assert pace.at_once(LITTLE, 20.1)
+    assert not pace.at_once(LITTLE + 1, 20.1)
+    pace.rested(25.0)
+    assert not pace.at_once(1, 25.0), "nothing was under way"
+    pace.left(1000, 30.0)
+    pace.rested(30.0)
+    pace.left(1000, 30.1)
+    pace.lost()
+    assert not pace.at_once(1, 30.2)
+    pace.rested(30.3)
+    assert not pace.at_once(1, 30.3), "it was taken from the connection before"
 
 
 @zmesh.testing.simulated(link=SLOW)

@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks.compare import cold, page, scenarios
 from benchmarks.compare.clients import Blocking
-from benchmarks.compare.marks import MARKS, Mark, spread
-from benchmarks.compare.scenarios import QUICK, SCENARIOS, Results, play
+from benchmarks.compare.marks import LARGE_MARKS, MARKS, SLOW_PATH, STREAM, Mark, spread
+from benchmarks.compare.scenarios import LARGE, QUICK, SCENARIOS, Results, play
 from benchmarks.compare.sides import Failed, opened
 from benchmarks.compare.systems import BARE, DEFAULT, SYSTEMS
 
@@ -32,6 +32,9 @@ def test_zmesh_and_the_bare_loop_play_every_scenario(tmp_path: Path) -> None:
                         assert found["done"] > 0, name
                         assert found["wrong"] == 0, name
                         assert found["seconds"] > 0, name
+            for cell in LARGE.cells.values():
+                found = sides.play(cell.do, 0.0, cell.in_flight, 1)
+                assert (found["done"], found["wrong"]) == (1, 0), cell.do
             found = cold.start(system.removesuffix("-asyncio"), sides.addresses[0], str(tmp_path))
             assert 0 < found["imports ms"] < found["ms"]
 
@@ -48,7 +51,7 @@ class Played:
     def __init__(self, system: str, log: list[str]) -> None:
         self.system, self.log = system, log
 
-    def play(self, do: str, seconds: float, in_flight: int) -> dict[str, float]:
+    def play(self, do: str, seconds: float, in_flight: int, mib: int) -> dict[str, float]:
         self.log.append(f"{self.system} {in_flight}")
         if self.system == "rpyc" and self.log.count(self.log[-1]) > 2:
             raise Failed("it fell over")
@@ -90,6 +93,9 @@ class Liar(Blocking):
     def echo(self, argument: object) -> object:
         return self.make(-1) if next(self.calls) % 3 == 0 else argument
 
+    def back(self, value: bytes) -> object:
+        return memoryview(value[:-1] + b"\0") if value[-1] else value[1:]
+
     def items(self, count: int) -> object:  # type: ignore[override]
         return (self.item(index) for index in range(count - 2))
 
@@ -105,6 +111,7 @@ def test_wrong_answers_are_counted() -> None:
     found = liar.throughput(0.0, 9)
     assert (found["done"], found["wrong"]) == (9, 3)
     assert liar.streamed(0.0, 1)["wrong"] == 2
+    assert liar.there_and_back(0.0, 1, 1)["wrong"] == 1
     found = liar.mapped_over(0.0, 1)
     assert found["wrong"] == found["done"]
 
@@ -139,8 +146,28 @@ def test_every_mark_is_of_what_is_played() -> None:
     for mark in MARKS:
         assert len(mark.of(results)) == 1, mark.says
         assert (mark.at_least is None) != (mark.at_most is None), mark.says
+    for cell, system in itertools.product(LARGE.cells, SYSTEMS):
+        if "large" in SYSTEMS[system].plays:
+            results.add(cell, system, {"values/s": 1.0, "client CPU": 0.1, "server CPU": 0.1})
+    results.add(STREAM, "zmesh", {"MB": 30.0, "p99 : quiet": 2.0})
+    results.add(SLOW_PATH, "zmesh", {"links lost": 0.0})
     assert "not measured" not in page.marks(page.judged(results))
+    assert "not measured" not in page.marks(page.judged(results, LARGE_MARKS))
+    assert page.large(results)[1].count("| 0.062 |") == 2 * len(results.systems("one way, 64 MiB"))
     assert page.marks(page.judged(results_of(bare=[1.0], zmesh=[0.8]))).count("**missed**") == 1
+
+
+def test_the_least_of_the_cells_is_what_a_mark_of_large_values_looks_at() -> None:
+    results = Results()
+    for cell, ours in zip(LARGE.cells, ([9.0], [2.0, 4.0], [9.0]), strict=False):  # and the others were not measured
+        for value in ours:
+            results.add(cell, "zmesh", {"values/s": value})
+            results.add(cell, "zenoh", {"values/s": 1.0})
+    (mark,) = [mark for mark in LARGE_MARKS if mark.says.endswith(": zenoh")]
+    assert mark.of(results) == [2.0, 4.0]
+    (mark,) = [mark for mark in LARGE_MARKS if mark.says.endswith(": grpc")]
+    with pytest.raises(KeyError):
+        mark.of(results)
 
 
 def test_the_page_has_what_was_measured_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -120,6 +122,32 @@ async def test_memory_of_one_peer(mesh: Mesh, arguments: dict[str, Any]) -> None
     work.go.set()
     await asyncio.gather(*first, own)
     assert await greedy.hold(bytes(1_000_000)) == 1_000_000  # a call that comes alone is taken whatever its size
+
+
+class Weighing(zmesh.Service):
+    def __init__(self) -> None:
+        self.seen: list[weakref.ref[memoryview]] = []
+
+    @zmesh.rpc
+    async def weigh(self, value: memoryview) -> int:
+        self.seen.append(weakref.ref(value))
+        return len(value)
+
+
+@zmesh.testing.simulated()
+async def test_what_came_with_a_call_is_let_go_when_it_is_over(mesh: Mesh) -> None:
+    """Whatever still looks at the call: libzmq finds its memory warm again, where it would take fresh pages."""
+    service = Weighing()
+    await mesh.start(service, name="server")
+    caller = await mesh.start(name="caller")
+    client = caller.node.client(Weighing)
+    gc.disable()
+    try:
+        for size in (100_000, 1_000_000, 100_000):
+            assert await client.weigh(bytes(size)) == size
+        assert [value() for value in service.seen] == [None] * 3
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("bulk", [False, True])

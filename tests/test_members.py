@@ -64,8 +64,7 @@ def test_panic_believes_in_the_suspect_too_but_in_nobody_without_a_link() -> Non
     assert mesh.candidates == [2]
     mesh.members.happen(mesh.peers[2], Event.SILENCE, 0.0)
     assert mesh.candidates == [0, 1, 2, 3, 4]
-    mesh.peers[0].link = None
-    mesh.members.changed()
+    mesh.members.parted(mesh.peers[0])
     assert mesh.candidates == [1, 2, 3, 4]
 
 

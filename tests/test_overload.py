@@ -334,9 +334,9 @@ async def test_a_queue_of_the_loop_runs_the_newest_and_answers_the_expired(mesh:
     began: list[float] = []
     begin = server._begin
 
-    def spy(running: Any) -> Any:
+    def spy(running: Any, now: float) -> Any:
         began.append(running.arguments["seconds"])
-        return begin(running)
+        return begin(running, now)
 
     server._begin = spy
     await asyncio.gather(*(client.run(crunch.wait(number / 1e6)) for number in range(10)))

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from ._core import messages as m
-from ._core.bulk import Arrivals, CallKey, Departure, Departures, Event, Place, Stage, call_of, follow
+from ._core.bulk import Arrivals, CallKey, Departure, Departures, Event, Pace, Place, Stage, call_of, follow
 from ._core.messages import LIMIT, BulkOffer, Message, ProtocolError
 from ._core.wire import MARGIN, decode, encode
 from ._platform import clock_of
@@ -47,13 +47,22 @@ class Bulk:
         self._of_use = False  # whether anything was taken, here or there, since it was joined
         self._timer: asyncio.TimerHandle | None = None
         self._departures = Departures(remote.window)
+        self._pace = Pace()
         self._arrivals = Arrivals(door.window)
 
     # -- what the link asks for
 
     def takes(self, size: int, call: CallKey | None) -> bool:
-        """Whether a message with so many bytes in frames is to go this way."""
-        return self.usable and (size > self._door.above or self._departures.waits(call))
+        """Whether a message with so many bytes in frames is to go this way. call: unless it begins with this."""
+        if not self.usable:
+            return False
+        return self._departures.waits(call) or (size > self._door.above and not self._nobody_waits(size, call))
+
+    def _nobody_waits(self, size: int, call: CallKey | None) -> bool:
+        """Whether a large message may go as all else does: it would be there at once, and no other call is open."""
+        link = self._link
+        others = len(link.pending) + len(link.running) - (call is not None)
+        return not others and self._pace.at_once(size, self._time())
 
     @property
     def usable(self) -> bool:
@@ -145,6 +154,8 @@ class Bulk:
         elif kind == m.TAKEN:
             self._of_use = True
             self._departures.taken(message[1])
+            if not self._departures.under_way:
+                self._pace.rested(now)
             self._go_on()
             self._settle()
         else:
@@ -185,7 +196,7 @@ class Bulk:
         if self._stage is Stage.OPEN and self._of_use:
             self._step(Event.LOST)
             _log.info("lost the bulk connection with %s: %s", self._link.label, reason)
-            self._departures.again()
+            self._once_more()
             if self.busy:
                 self._dial()
         elif self._stage is not Stage.OFF:
@@ -199,7 +210,7 @@ class Bulk:
         self._stop_timer()
         self._of_use = False
         self._step(Event.JOINED)
-        self._departures.again()
+        self._once_more()
         self._go_on()
 
     # -- inside
@@ -266,16 +277,22 @@ class Bulk:
             sent = self._channel.send(next.frames)
             if sent is Sent.TAKEN:
                 departures.handed()
+                self._pace.left(next.size, self._time())
                 continue
             if sent is Sent.GONE and not self._link.dialed:  # the dialer sees it, too, and makes another one
                 self._channel = None
                 self._step(Event.LOST)
-                departures.again()
+                self._once_more()
             elif self._timer is None:
                 self._timer = self._loop.call_later(_RETRY_FULL, self._try_again)
             break
         if not departures:
             self._outbox.divert = None
+
+    def _once_more(self) -> None:
+        """What was not taken by a bulk connection that is lost leaves by the next one."""
+        self._departures.again()
+        self._pace.lost()
 
     def _try_again(self) -> None:
         self._timer = None

@@ -211,6 +211,7 @@ class Client:
         self.judge = Judge(members, random, self._time)
         self.interceptors = interceptors
         self._parked: dict[Outgoing, None] = {}  # calls that wait for a peer
+        self._silent: dict[Link, None] = {}  # links of which this was told, and perhaps no longer holds
         self._resume_handle: asyncio.Handle | None = None
         self.closed: RpcError | None = None
         self.sources: dict[asyncio.Task[None], None] = {}  # that read streams of arguments, or close them
@@ -654,14 +655,17 @@ class Client:
 
     def second_attempts(self, link: Link) -> None:
         """A peer is silent: its idempotent calls get a second attempt elsewhere, and the first answer wins."""
+        if link.dialed:
+            self._silent[link] = None
         for attempt in list(link.pending.values()):
             self._try_elsewhere(attempt.call)
 
     def look_for_others(self) -> None:
         """Somebody came: calls that wait for silent peers alone may be tried there."""
-        for member in self._members:
-            if member.link is not None and member.link.suspected:
-                self.second_attempts(member.link)
+        silent, self._silent = self._silent, {}
+        for link in silent:
+            if link.suspected and link.pending:
+                self.second_attempts(link)
 
     def _try_elsewhere(self, call: Outgoing) -> None:
         """One more attempt at an idempotent call, if every one that is out is with a silent peer."""

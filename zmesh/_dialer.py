@@ -28,6 +28,7 @@ __all__ = ["Dialer"]
 
 _log = logging.getLogger("zmesh.dialer")
 
+_LOOK_SOON: Final = 0.02  # seconds in which those of very many who come are looked at together
 _RETIRED_LOOK: Final = 0.25  # seconds between looks at links that finish their calls before they are let go
 _IPC_WITHIN: Final = 0.1  # seconds that a faster way on the same host may take before tcp is used
 
@@ -143,7 +144,8 @@ class Dialer:
         if sighting.id is not None and target.member is None:
             name = sighting.name or "?"
             target.member = self._members.add(sighting.id, name, sighting.addresses, self._time())
-        self._consider(target)
+        if not self._looking:
+            self._consider(target)
 
     def lost(self, key: str) -> None:
         target = self._targets.get(key)
@@ -190,8 +192,7 @@ class Dialer:
         if link.channel is not None and not goodbye:
             target.reasons[link.channel.remote] = self._why(target, reason, link.key)
         if member is not None and member.link is link:
-            member.link = None
-            self._members.changed()
+            self._members.parted(member)
             self._members.happen(member, Event.GOODBYE if goodbye else Event.LINK_LOST, self._time())
             if goodbye:
                 self._left(target)
@@ -223,8 +224,7 @@ class Dialer:
     def _release(self, member: Member[Link], link: Link) -> None:
         """Calls go there no more. Those that are open end first."""
         self._by_link.pop(link, None)
-        member.link = None
-        self._members.changed()
+        self._members.parted(member)
         self._members.happen(member, Event.RELEASED, self._time())
         self._retiring[link] = None
         self._retire(link)
@@ -255,18 +255,33 @@ class Dialer:
 
     def _look(self) -> None:
         self._looking = False
-        for target in list(self._targets.values()):
+        if self._closed:
+            return
+        for target in self._concerned():
             self._consider(target)
             member = target.member
             if member is not None and member.link is not None and self._surplus(target):
                 self._release(member, member.link)
+
+    def _concerned(self) -> list[_Target]:
+        """Whose link a look may want or let go: of very many, those that are near and those that have one."""
+        everybody = list(self._targets.values())
+        if self._everybody or any(self._wanted.values()):
+            return everybody
+        concerned = set(self._by_link.values())
+        for service in self._wanted:
+            kept = self._keep(service)
+            if kept is None:
+                return everybody
+            concerned |= kept
+        return [target for target in everybody if target in concerned]
 
     def _changed(self) -> None:
         """Somebody came, left or told what it serves: where there are very many, look whom to have links to."""
         self._kept.clear()
         if not self._looking and not self._closed and len(self._targets) > self._config.subset_above:
             self._looking = True
-            self._loop.call_soon(self._look)
+            self._loop.call_later(_LOOK_SOON, self._look)
 
     def _offers(self, target: _Target, service: str) -> bool:
         """Whether it offers a service, or may."""
@@ -285,12 +300,15 @@ class Dialer:
     def _keeps(self, target: _Target, service: str) -> bool:
         if self._wanted[service]:
             return True
+        kept = self._keep(service)
+        return kept is None or target.gone or target in kept
+
+    def _keep(self, service: str) -> set[_Target] | None:
         if service not in self._kept:
             config = self._config
             may = [each for each in self._targets.values() if not each.gone and self._offers(each, service)]
             self._kept[service] = keep(may, config.subset_above, config.subset_size)
-        kept = self._kept[service]
-        return kept is None or target.gone or target in kept
+        return self._kept[service]
 
     def _consider(self, target: _Target) -> None:
         """Dial, if this target is wanted and nothing is under way."""

@@ -76,6 +76,7 @@ class Hub:
         self._deadline_armed = float("inf")
         self._tick_timer: asyncio.TimerHandle | None = None
         self._tick_due = 0.0
+        self._part = 0  # of a heartbeat; all links are looked at in the first, those that wait in each
         self._caught_up = -math.inf
         self._all_left: asyncio.Event = asyncio.Event()
         self.call_received = self._refuse_call
@@ -220,8 +221,9 @@ class Hub:
         self._arm()
 
     def _schedule_tick(self) -> None:
-        busy = any(member.link is not None and member.link.waits for member in self.members)
+        busy = any(member.link is not None and member.link.waits for member in self.members.linked)
         pause = self.config.heartbeat / _BUSY_TICKS if busy else self.config.heartbeat
+        self._part = (self._part + 1) % _BUSY_TICKS if busy else 0
         self._tick_due = self._time() + pause
         self._tick_timer = self._loop.call_at(self._tick_due, self._tick)
 
@@ -236,12 +238,15 @@ class Hub:
             for link in links:
                 link.pardon(now)
             self.client.judge.stood_still = now
+        whole = not self._part
         for link in links:
-            link.tick(now)
-        self.members.tick(now)
-        for member in self.members:
-            if member.link is not None:
-                member.round_trip = member.link.round_trip
+            if whole or link.waits:
+                link.tick(now)
+        self.members.tick(now, whole)
+        if whole:
+            for member in self.members.linked:
+                if member.link is not None:
+                    member.round_trip = member.link.round_trip
         self._schedule_tick()
 
     def catch_up(self, stood_still: float) -> None:

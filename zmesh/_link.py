@@ -187,10 +187,11 @@ class Link:
             arguments = self._outbox.externalize(arguments)
         pending = self.pending
         sequence = self.sequence + 1
-        while sequence & LIMIT in pending:  # a call that has been open for 2**31 others
-            sequence += 1
-        self.sequence = sequence
         number = sequence & LIMIT
+        while number in pending:  # a call that has been open for 2**31 others
+            sequence += 1
+            number = sequence & LIMIT
+        self.sequence = sequence
         if not pending:
             self._busy_since = now
         attempt = pending[number] = _new_attempt((call, member, self, sequence, now))

@@ -22,6 +22,7 @@ __all__ = ["Outbox"]
 _PAGE_MESSAGES: Final = 32  # enough to share an envelope's costs, few enough that both ends work at the same time
 _NOTHING: Final = -1
 _ANSWER: Final = -2
+_MORE_ANSWERS: Final = -3  # those that have one message already
 _PAGE_FRAMES: Final = 64  # large values behind it
 _TAKEN: Final = Sent.TAKEN
 _RETRY_FULL: Final = 0.005  # seconds until a full queue is tried again
@@ -38,8 +39,12 @@ class Outbox:
         self.flushed = 0  # the sequence of the last call that was handed to the transport
         self._messages: list[Message] = []
         self._size = 0  # of the page, in messages; those of a row count singly
-        self._row: Any = None  # the last message of the page, while the next may join it:
-        self._next = _NOTHING  # the call of this number, or any answer
+        self._next = _NOTHING  # what may join the last message of the page: the call of this number, or any answer
+        self._row: Any = None  # that message
+        self._shared: tuple[object, ...] = ()  # path, remaining time and metadata of its calls
+        self._arguments: list[object] | None = None  # of its calls, once there are two
+        self._numbers: list[int] = []  # of its answers
+        self._values: list[object] = []
         self._frames: list[Frame] = []
         self._pages: deque[tuple[list[Frame], int]] = deque()  # encoded, not yet taken by the transport
         self._blocked = False
@@ -66,52 +71,51 @@ class Outbox:
     def call(self, number: int, path: str, remaining: int, arguments: object, metadata: object) -> None:
         """Post a CALL. Those of one method, one behind the other, leave as one message: both sides have less to look
         at."""
-        if self.divert is not None:
+        if number == self._next and self._shared == (path, remaining, metadata):
+            together = self._arguments
+            if together is not None:
+                together.append(arguments)
+            else:
+                row = self._row
+                self._arguments = [row[4], arguments]
+                row[0], row[4] = CALLS, self._arguments
+        elif self.divert is not None:
             self.post([CALL, number, path, remaining, arguments, metadata])
             return
-        row = self._row
-        if (
-            number == self._next
-            and row[2] is path
-            and row[3] == remaining
-            and (row[5] is metadata or row[5] == metadata)
-        ):
-            if row[0] == CALLS:
-                row[4].append(arguments)
-            else:
-                row[0], row[4] = CALLS, [row[4], arguments]
         else:
             self._row = row = [CALL, number, path, remaining, arguments, metadata]
+            self._shared, self._arguments = (path, remaining, metadata), None
             self._messages.append(row)
+            if not self.armed:
+                self._arm()
         self._next = number + 1
-        self._size += 1
-        if not self.armed:
-            self._arm()
-        elif self._size >= _PAGE_MESSAGES:
+        self._size = size = self._size + 1
+        if size >= _PAGE_MESSAGES:
             self._full()
 
     def reply(self, number: int, value: object) -> None:
         """Post a REPLY without metadata; as `call`. A load report is owed with it."""
-        if self.divert is not None:
-            self._link.owes_report = True
-            self.post([REPLY, number, value, None])
-            return
-        row = self._row
-        if self._next == _ANSWER:
-            if row[0] == REPLIES:
-                row[1].append(number)
-                row[2].append(value)
-            else:
-                row[:] = [REPLIES, [row[1], number], [row[2], value]]
+        if self._next == _MORE_ANSWERS:
+            self._numbers.append(number)
+            self._values.append(value)
         else:
-            self._next = _ANSWER
             self._link.owes_report = True
-            self._row = row = [REPLY, number, value, None]
-            self._messages.append(row)
-        self._size += 1
-        if not self.armed:
-            self._arm()
-        elif self._size >= _PAGE_MESSAGES:
+            if self.divert is not None:
+                self.post([REPLY, number, value, None])
+                return
+            if self._next == _ANSWER:
+                row = self._row
+                self._numbers, self._values = [row[1], number], [row[2], value]
+                row[:] = [REPLIES, self._numbers, self._values]
+                self._next = _MORE_ANSWERS
+            else:
+                self._row = row = [REPLY, number, value, None]
+                self._messages.append(row)
+                self._next = _ANSWER
+                if not self.armed:
+                    self._arm()
+        self._size = size = self._size + 1
+        if size >= _PAGE_MESSAGES:
             self._full()
 
     def _arm(self) -> None:
@@ -156,7 +160,7 @@ class Outbox:
             if before:  # they are numbered behind others of the page
                 aside.clear()
                 tree = externalize(value, aside, inline_limit)
-            bulk.aside, self.divert = aside, bulk.divert
+            bulk.aside, self.divert, self._next = aside, bulk.divert, _NOTHING
         return tree
 
     def add_pages(self, pages: list[list[Frame]]) -> None:

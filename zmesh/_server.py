@@ -147,7 +147,6 @@ class Running:
     until_begun = False  # its deadline holds only until the stream has begun
     inlet: Inlet | None = None  # of a stream of arguments
     outlet: Outlet | None = None  # of a stream of answers
-    metadata: Mapping[str, str | bytes] = NO_METADATA
     more: Sequence[object] = ()  # what CALL says behind its metadata
 
     def __init__(
@@ -159,6 +158,7 @@ class Running:
         arguments: object,
         arrived: float,
         deadline: float,
+        metadata: Mapping[str, str | bytes],
     ) -> None:
         self.server = server
         self.link = link
@@ -167,6 +167,7 @@ class Running:
         self.arguments = arguments
         self.arrived = arrived
         self.deadline = deadline
+        self.metadata = metadata
         self.answered = self.over = self.waited = False
         self.reply_metadata = None
 
@@ -397,9 +398,8 @@ class Server:
             return
         if waited > _LATE * 1000:
             self._held_up = True
-        running = Running(self, link, handler, message[1], message[4], now, now + remaining / 1000)  # type: ignore[arg-type]
-        if message[5]:
-            running.metadata = message[5]  # type: ignore[assignment]
+        number, metadata = message[1], message[5] or NO_METADATA
+        running = Running(self, link, handler, number, message[4], now, now + remaining / 1000, metadata)  # type: ignore[arg-type]
         if len(message) > 6:
             running.more = message[6:]
             if len(message) > 8:
@@ -422,12 +422,13 @@ class Server:
 
     def row_received(self, link: Link, row: Message, waited: int, now: float) -> None:
         """CALLS came: as `received` for each of them, where none asks for a closer look."""
-        _, number, path, remaining, every = row[:5]
-        metadata = row[5] if len(row) > 5 else None
+        number: int
+        every: list[object]
+        _, number, path, remaining, every = row[:5]  # type: ignore[assignment]
         handler = self._handlers.get(path)
         left: int = remaining - waited  # type: ignore[operator]
-        calls: int = len(every)  # type: ignore[arg-type]
-        file = self._permissions
+        calls, numbers = len(every), range(number, number + len(every))
+        here, file = link.running, self._permissions
         if (
             handler is None
             or (file is not None and (link.key, path) not in file.allowed)
@@ -437,7 +438,9 @@ class Server:
             or self.draining
             or handler.schema.kind != "unary"
             or len(handler.queue) + calls > handler.admission.free
-            or len(link.running) + calls > self._peer_calls
+            or len(here) + calls > self._peer_calls
+            or numbers[-1] > m.LIMIT
+            or not here.keys().isdisjoint(numbers)
             or (len(self._queue) >= LONG and self._favoured(link))
             or link.weight
         ):
@@ -445,17 +448,14 @@ class Server:
                 self.received(link, message, waited, now)
             return
         deadline = now + left / 1000
-        here, queue = link.running, self._queue
-        for arguments in every:  # type: ignore[attr-defined]
-            if number in here:
-                self.received(link, [m.CALL, number, path, remaining, arguments, metadata], waited, now)
-            else:
-                running = here[number] = Running(self, link, handler, number, arguments, now, deadline)  # type: ignore[index,arg-type]
-                if metadata:
-                    running.metadata = metadata  # type: ignore[assignment]
-                self._count += 1
-                queue.append(running)
-            number = number + 1 & m.LIMIT  # type: ignore[operator]
+        metadata: Any = (row[5] if len(row) > 5 else None) or NO_METADATA
+        calling = [
+            Running(self, link, handler, number, arguments, now, deadline, metadata)
+            for number, arguments in zip(numbers, every, strict=True)
+        ]
+        here.update(zip(numbers, calling, strict=True))
+        self._queue.extend(calling)
+        self._count += calls
         if not self._waking:
             self._wake()
 
@@ -698,8 +698,8 @@ class Server:
         queue, express, lane = self._queue, self._express, self._lane
         task = asyncio.current_task()
         assert task is not None
-        self._turned = self.time()
-        slice_ends = self._turned + _SLICE
+        self._turned = now = self.time()
+        slice_ends = now + _SLICE
         try:
             while True:
                 self._waking = False
@@ -708,16 +708,19 @@ class Server:
                     lane.begun += 1
                     if running.over:  # cancelled before it began
                         continue
-                    running.task = task
-                    rest = self._begin(running)
-                    if rest is not None:
+                    rest = self._begin(running, now)
+                    if rest is None:
+                        now = self._ended
+                    else:
+                        running.task = task
                         await rest
+                        now = self.time()
                     if task.cancelling():
                         return
-                    if self._ended > slice_ends:  # heartbeats and timers have their turn
+                    if now > slice_ends:  # heartbeats and timers have their turn
                         await asyncio.sleep(0)
-                        self._turned = self.time()
-                        slice_ends = self._turned + _SLICE
+                        self._turned = now = self.time()
+                        slice_ends = now + _SLICE
                 if lane.standing:
                     lane.emptied(self.time())
                 if len(self._idle) >= _IDLE_WORKERS:
@@ -725,8 +728,8 @@ class Server:
                 waiting = Waiter(self._stepper)
                 self._idle.append(waiting)
                 await waiting
-                self._turned = self.time()
-                slice_ends = self._turned + _SLICE
+                self._turned = now = self.time()
+                slice_ends = now + _SLICE
         finally:
             if (queue or express) and not self._waking:  # whatever ended this worker, the calls behind go on
                 self._wake()
@@ -744,24 +747,18 @@ class Server:
         while len(queue) > 1 and (queue[0].over or queue[0].deadline <= now):
             oldest = queue.popleft()
             if not oldest.over:
-                self._begin(oldest)
+                self._begin(oldest, now)
         return queue.pop()
 
     # -- one call
 
-    def _begin(self, running: Running) -> Coroutine[Any, Any, None] | None:
-        """Run a call up to where its handler first waits, and return what is left of it; None where it is over."""
+    def _begin(self, running: Running, now: float) -> Coroutine[Any, Any, None] | None:
+        """Run a call up to where its handler first waits, and return what is left of it; None where it is over, and
+        `_ended` is the time."""
         running.begun = True
         method = running.method
-        time = self.time
-        now = time()
         if self._held_up or now - running.arrived > _LATE:
-            # The loop stood still before the call was read, or since: a cancel may lie unread behind it. Where the loop
-            # goes round, the call stood behind others: their flood has no end.
-            if now - self._caught_up > _LATE:  # at each of many late calls, reading would keep the next from beginning
-                self._catch_up(now - max(self._turned, running.arrived))
-                self._caught_up = time()
-            self._held_up = False
+            now = self._read_on(running, now)
         try:
             if running.answered:
                 raise asyncio.CancelledError
@@ -789,6 +786,16 @@ class Server:
         except BaseException as error:
             self._failed(running, error)
         return None
+
+    def _read_on(self, running: Running, now: float) -> float:
+        """The loop stood still before a call was read, or since: a cancel may lie unread behind it. Where the loop goes
+        round, the call stood behind others: their flood has no end. Returns the time."""
+        self._held_up = False
+        if now - self._caught_up > _LATE:  # at each of many late calls, reading would keep the next from beginning
+            self._catch_up(now - max(self._turned, running.arrived))
+            self._caught_up = now = self.time()
+            self._held_up = False
+        return now
 
     def _coroutine(self, running: Running) -> Coroutine[Any, Any, Any]:
         """What runs a call of whatever method. Raises InvalidArgument where its arguments do not fit."""
@@ -889,6 +896,14 @@ class Server:
                 if result is ABSENT:
                     result = schema.dump_result(value)
                 link.reply(running.number, result, running.reply_metadata, schema.buffers_in_result)
+            if method.direct and not self.draining and not running.waited:  # as `_answered` and `_over` have it
+                running.answered = running.over = True
+                link.running.pop(running.number, None)
+                self._count -= 1
+                time = self.time
+                self._ended = now = time()
+                method.took.append(now - running.arrived)
+                return
             self._answered(running)
         self._over(running)
 
@@ -985,14 +1000,15 @@ class Server:
         if running.over:
             return
         running.over = True
+        running.arguments = None  # who still looks at it must not keep what came with it
         self._count -= 1
         if running.waited:
             self._waiting.pop(running, None)
             if running.bucket is not None:
                 running.bucket.pop(running, None)
+        self._ended = now = self.time()
         if running.started:
-            time, method = self.time, running.method
-            self._ended = now = time()
+            method = running.method
             took = method.took
             took.append(now - running.arrived)
             if len(took) >= _TOGETHER:

@@ -2,7 +2,8 @@
 
 All calls echo a message of a name, a number and 32 letters; each answer is compared with what was sent, and those that
 differ are counted. A scenario returns how many calls (rounds, items) it did, in how many seconds, how many were wrong,
-and of single calls and rounds what they took.
+and of single calls and rounds what they took. Large values are bytes that no compression makes smaller; of those that
+come back both ends and the middle are compared.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
+import random
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -22,6 +24,8 @@ DATA = "abcdefghijklmnopqrstuvwxyz012345"
 TEXT = "sixteen letters."
 SECRET = "a mesh secret that only this machine's benchmarks share"
 IN_FLIGHT_OF_MAP = 64
+MIB = 1024 * 1024
+PROBE = 4096  # bytes of a large value that are looked at in each of three places
 FEW_ITEMS = 500  # of a stream or map, the first time; from then on as many as fill the time
 
 now = time.perf_counter
@@ -33,6 +37,13 @@ def result(done: int, wrong: int, began: float, taken: Sequence[float] = ()) -> 
     if taken:
         found |= {"p50": percentile(taken, 50), "p99": percentile(taken, 99)}
     return found
+
+
+def same(answer: Any, value: bytes) -> bool:
+    """Whether a buffer that came back is what was sent, by its length and three looks."""
+    places = (0, len(value) // 2, len(value) - PROBE)
+    view = memoryview(answer)
+    return len(view) == len(value) and all(bytes(view[at : at + PROBE]) == value[at : at + PROBE] for at in places)
 
 
 class Client:
@@ -53,6 +64,12 @@ class Client:
 
     def arguments(self, count: int) -> list[Any]:
         return [self.make(next(self.numbers)) for _ in range(count)]
+
+    def value(self, mib: int) -> bytes:
+        """A large value."""
+        if not hasattr(self, "_value") or len(self._value) != mib * MIB:
+            self._value = random.Random(mib).randbytes(MIB) * mib
+        return self._value
 
     def enough(self, what: str, seconds: float) -> int:
         """How many items fill that time, by what was seen before."""
@@ -78,6 +95,14 @@ class Awaiting(Client, ABC):
 
     def mapped(self, arguments: Iterable[Any]) -> AsyncIterator[Any]:
         """The echo of each, in order, by any of the servers."""
+        raise NotImplementedError
+
+    async def size(self, value: bytes) -> int:
+        """The length of a large value, as the first server has it."""
+        raise NotImplementedError
+
+    async def back(self, value: bytes) -> Any:
+        """A large value, as the first server sends it back: a buffer."""
         raise NotImplementedError
 
     async def fan(self, arguments: Sequence[Any]) -> Sequence[Any]:
@@ -115,6 +140,22 @@ class Awaiting(Client, ABC):
 
         all_of_them = await asyncio.gather(*(one_after_the_other() for _ in range(in_flight)))
         return result(sum(done for done, _ in all_of_them), sum(wrong for _, wrong in all_of_them), began)
+
+    async def there(self, seconds: float, in_flight: int, mib: int) -> Result:
+        return await self._one_by_one(seconds, self.value(mib), self.size, lambda answer, value: answer == len(value))
+
+    async def there_and_back(self, seconds: float, in_flight: int, mib: int) -> Result:
+        return await self._one_by_one(seconds, self.value(mib), self.back, same)
+
+    async def _one_by_one(self, seconds: float, value: bytes, call: Any, right: Any) -> Result:
+        taken, wrong = [], 0
+        began = ended = now()
+        while not taken or ended < began + seconds:
+            sent = now()
+            wrong += not right(await call(value), value)
+            ended = now()
+            taken.append(ended - sent)
+        return result(len(taken), wrong, began, taken)
 
     async def fanned(self, seconds: float, in_flight: int) -> Result:
         taken, wrong = [], 0
@@ -188,6 +229,14 @@ class Blocking(Client, ABC):
         """The echo of each, in order, by any of the servers."""
         raise NotImplementedError
 
+    def size(self, value: bytes) -> int:
+        """The length of a large value, as the first server has it."""
+        raise NotImplementedError
+
+    def back(self, value: bytes) -> Any:
+        """A large value, as the first server sends it back: a buffer."""
+        raise NotImplementedError
+
     def fan(self, arguments: Sequence[Any]) -> Sequence[Any]:
         """Ask all servers at once, and wait for all. Here: a thread for each."""
         if not hasattr(self, "_threads"):
@@ -213,6 +262,22 @@ class Blocking(Client, ABC):
     def throughput(self, seconds: float, in_flight: int) -> Result:
         began = now()
         return result(*self.keep(in_flight, began + seconds), began)
+
+    def there(self, seconds: float, in_flight: int, mib: int) -> Result:
+        return self._one_by_one(seconds, self.value(mib), self.size, lambda answer, value: answer == len(value))
+
+    def there_and_back(self, seconds: float, in_flight: int, mib: int) -> Result:
+        return self._one_by_one(seconds, self.value(mib), self.back, same)
+
+    def _one_by_one(self, seconds: float, value: bytes, call: Any, right: Any) -> Result:
+        taken, wrong = [], 0
+        began = ended = now()
+        while not taken or ended < began + seconds:
+            sent = now()
+            wrong += not right(call(value), value)
+            ended = now()
+            taken.append(ended - sent)
+        return result(len(taken), wrong, began, taken)
 
     def fanned(self, seconds: float, in_flight: int) -> Result:
         taken, wrong = [], 0

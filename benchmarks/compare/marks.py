@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .scenarios import Results
-from .systems import BARE, DEFAULT
+from .scenarios import LARGE, Results
+from .systems import BARE, DEFAULT, SYSTEMS
 
-__all__ = ["MARKS", "Mark", "spread"]
+__all__ = ["LARGE_MARKS", "MARKS", "SLOW_PATH", "STREAM", "Mark", "spread"]
 
 Get = Callable[[Results], Sequence[float]]
 
@@ -61,6 +61,18 @@ def _wrong(results: Results) -> list[float]:
     return [sum(map(sum, rounds))]
 
 
+def _worst(other: str) -> Get:
+    """The ratios of the cell of large values in which we are the least ahead of another system."""
+
+    def of(results: Results) -> list[float]:
+        there = [cell for cell in LARGE.cells if other in results.systems(cell)]
+        if not there:
+            raise KeyError(other)
+        return min((results.ratios(cell, "values/s", "zmesh", other) for cell in there), key=statistics.median)
+
+    return of
+
+
 _OTHERS = [name for name in DEFAULT if name != BARE and not name.startswith("zmesh")]
 
 MARKS = [
@@ -89,4 +101,28 @@ MARKS = [
     Mark("fan of eight, rounds/s : bare", _ratio("fan", "rounds/s"), at_least=0.9),
     Mark("cold start to the first answer, ms", lambda results: results.of("cold", "zmesh", "ms"), at_most=350.0),
     Mark("wrong answers, of all systems", _wrong, at_most=0.0),
+]
+
+# What `benchmarks.large` puts beside those cells: a stream of gigabytes, a run each, and one transfer.
+STREAM, SLOW_PATH = "stream of gigabytes", "slow path"
+_LARGE_OTHERS = [
+    name
+    for name, system in SYSTEMS.items()
+    if "large" in system.plays and name != BARE and not name.startswith("zmesh")
+]
+
+LARGE_MARKS = [
+    *(Mark(f"values/s, {cell} : bare", _ratio(cell, "values/s"), at_least=0.9) for cell in LARGE.cells),
+    *(
+        Mark(
+            f"values/s, the least of the six : {other}",
+            _worst(other),
+            at_least=2.5,
+            why="it sends frames by ZeroMQ as bare does, and is as fast" if other == "zmq-asyncio" else "",
+        )
+        for other in _LARGE_OTHERS
+    ),
+    Mark("stream: MB of memory more, the side that takes more", lambda r: r.of(STREAM, "zmesh", "MB"), at_most=300.0),
+    Mark("stream: unary p99 beside it : quiet", lambda r: r.of(STREAM, "zmesh", "p99 : quiet"), at_most=3.0),
+    Mark("64 MiB at 20 Mbit/s: links lost", lambda r: r.of(SLOW_PATH, "zmesh", "links lost"), at_most=0.0),
 ]

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..figures import chart, put, table
 from .marks import MARKS, Mark, spread
-from .scenarios import SCENARIOS, Results
+from .scenarios import LARGE, SCENARIOS, Results
 from .sides import ROOT
 from .systems import BARE, SYSTEMS
 
-__all__ = ["PAGE", "judged", "marks", "publish", "tables"]
+__all__ = ["PAGE", "about", "judged", "large", "marks", "publish", "tables"]
 
 PAGE = ROOT / "docs" / "performance.md"
 PLOT = "performance-throughput.svg"
@@ -21,9 +21,9 @@ _THROUGHPUT = {name: cell.in_flight for name, cell in SCENARIOS["throughput"].ce
 Column = Callable[[str], str]  # what a table says of a system
 
 
-def judged(results: Results) -> Iterator[tuple[Mark, Sequence[float]]]:
+def judged(results: Results, of: Sequence[Mark] = MARKS) -> Iterator[tuple[Mark, Sequence[float]]]:
     """Every mark, with a value a round; none where it was not measured."""
-    for mark in MARKS:
+    for mark in of:
         try:
             yield mark, mark.of(results)
         except KeyError:
@@ -68,6 +68,28 @@ def tables(results: Results) -> list[str]:
     times = {"ms to the answer": "ms", "of it until all is imported": "imports ms"}
     columns = {title: _of(results, "cold", figure) for title, figure in times.items()}
     return [*parts, *_part(results, "Cold start", ["cold"], columns)]
+
+
+def large(results: Results) -> list[str]:
+    """The tables of large values."""
+
+    def speed(cell: str, mib: int) -> Column:
+        def column(system: str) -> str:
+            values = results.values.get((cell, system, "values/s"))
+            return spread([mib / 1024 * value for value in values]) if values else "–"
+
+        return column
+
+    cells = LARGE.cells
+    tables: dict[str, Callable[[str], Column]] = {
+        "GiB/s": lambda cell: speed(cell, cells[cell].mib),
+        "values/s : bare": lambda cell: _to_bare(results, cell, "values/s"),
+        "CPU s per 1,000 values": lambda cell: _cpu(results, cell),
+    }
+    parts = []
+    for title, column in tables.items():
+        parts += _part(results, title, list(cells), {cell: column(cell) for cell in cells}, small=True)
+    return parts
 
 
 def _part(

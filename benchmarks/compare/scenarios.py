@@ -13,7 +13,7 @@ from . import cold
 from .sides import Failed, Sides, opened
 from .systems import SYSTEMS
 
-__all__ = ["QUICK", "SCENARIOS", "Cell", "Results", "Scenario", "play"]
+__all__ = ["LARGE", "QUICK", "SCENARIOS", "Cell", "Results", "Scenario", "play"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class Cell:
     """One thing that clients do for some seconds.
 
     do: the method of the client. unit: what its rate counts. in_flight: of calls, or the servers that a round asks.
+    mib: of large values.
     """
 
     do: str
     unit: str
     in_flight: int = 1
+    mib: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ SCENARIOS = {
     "stream": Scenario({"stream": Cell("streamed", "items/s")}, 0.14),
     "cold": Scenario({"cold": Cell("", "")}, 0.09),
 }
+# Played by itself (`benchmarks.large`), as some systems take minutes for it.
+LARGE = Scenario(
+    {
+        f"{way}, {mib} MiB": Cell(do, "values/s", mib=mib)
+        for way, do in (("one way", "there"), ("both ways", "there_and_back"))
+        for mib in (1, 16, 64)
+    },
+    1.0,
+)
 # Small enough for the suite: what is tested there is that everything runs, and answers rightly.
 QUICK = {
     "latency": replace(SCENARIOS["latency"], seconds=0.05, warm_up=0.02),
@@ -137,8 +148,9 @@ def _rounds(results: Results, scenario: Scenario, systems: Sequence[str], turns:
     with _all_of(results, systems, scenario.servers) as sides:
         for system, name, cell in turns.of(list(sides)):
             with _told(results, system):
-                sides[system].play(cell.do, scenario.warm_up, cell.in_flight)
-                _note(results, name, system, cell, sides[system].play(cell.do, scenario.seconds, cell.in_flight))
+                sides[system].play(cell.do, scenario.warm_up, cell.in_flight, cell.mib)
+                found = sides[system].play(cell.do, scenario.seconds, cell.in_flight, cell.mib)
+                _note(results, name, system, cell, found)
 
 
 def _note(results: Results, name: str, system: str, cell: Cell, found: dict[str, float]) -> None:

@@ -106,10 +106,11 @@ class Sides:
         """Let the client do something; its answer."""
         return self._client.tell(order)
 
-    def play(self, do: str, seconds: float, in_flight: int) -> Result:
+    def play(self, do: str, seconds: float, in_flight: int, mib: int = 0) -> Result:
         """Let the client do something. With the CPU seconds of both, and the cores that anything else kept busy."""
         before = self._clocks()
-        found = self._client.tell({"do": do, "seconds": seconds, "in_flight": in_flight})
+        order = {"do": do, "seconds": seconds, "in_flight": in_flight}
+        found = self._client.tell(order | {"mib": mib} if mib else order)
         client, server, all_of_it = (b - a for a, b in zip(before, self._clocks(), strict=True))
         others = all_of_it - client - server
         return {**found, "client CPU": client, "server CPU": server, "others": others / found["seconds"]}

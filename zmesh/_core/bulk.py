@@ -10,6 +10,7 @@ when a bulk connection is lost is sent once more by the next one.
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -24,6 +25,7 @@ __all__ = [
     "Departure",
     "Departures",
     "Event",
+    "Pace",
     "Place",
     "Stage",
     "call_of",
@@ -33,6 +35,9 @@ __all__ = [
 Frame = bytes | memoryview
 CallKey = tuple[int, bool]  # a call's number, and whether the sender of the message made the call
 
+AT_ONCE: Final = 0.01  # seconds of a transfer that holds nobody up: ZMTP's heartbeat waits 75 times as long
+KNOWN_FOR: Final = 1.0  # seconds for which a path is taken to be as fast as it was
+LITTLE: Final = 1024 * 1024  # bytes that are no silence (0.42 s) even where it falls to 20 Mbit/s meanwhile
 MAX_PLACES: Final = 65_536  # places whose messages have not come: some 10 MiB here, which cost a peer little to send
 
 
@@ -116,6 +121,11 @@ class Departures:
         """How many were not taken yet."""
         return len(self._kept)
 
+    @property
+    def under_way(self) -> int:
+        """Bytes of those that were handed over and not taken."""
+        return self._under_way
+
     def waits(self, call: CallKey | None) -> bool:
         """Whether a message of this call would overtake one that was not taken yet."""
         return call in self._calls
@@ -181,6 +191,39 @@ class Departures:
         self._handed, self._left = len(self._kept), self.placed
         self._under_way = sum(departure.size for departure in self._kept)
         return list(self._kept)
+
+
+class Pace:
+    """How fast the other side took bulk messages a moment ago: what is little beside that needs no connection of its
+    own, and spares both sides its place and its envelopes."""
+
+    def __init__(self) -> None:
+        self._bytes = 0  # that left since nothing was under way
+        self._since = 0.0
+        self._rate = 0.0  # bytes per second, acknowledgement and all
+        self._known_until = 0.0
+
+    def left(self, size: int, now: float) -> None:
+        """A bulk message was handed to the transport."""
+        if not self._bytes:
+            self._since = now
+        self._bytes += size
+
+    def rested(self, now: float) -> None:
+        """Nothing is under way any more, as all of it was taken."""
+        if self._bytes:
+            seconds = now - self._since
+            self._rate = self._bytes / seconds if seconds > 0 else math.inf
+            self._known_until = now + KNOWN_FOR
+            self._bytes = 0
+
+    def lost(self) -> None:
+        """The bulk connection ended."""
+        self._bytes, self._known_until = 0, 0.0
+
+    def at_once(self, size: int, now: float) -> bool:
+        """Whether so many bytes would have come before anybody noticed that they were under way."""
+        return size <= LITTLE and now < self._known_until and size <= self._rate * AT_ONCE
 
 
 class Place:

@@ -161,7 +161,11 @@ class Members(Generic[LinkT]):
         self._changed = changed
         self._jitter = jitter
         self.odd: dict[Member[LinkT], None] = {}  # those due for a probe, and those that shed load: see `Judge`
+        self.linked: dict[Member[LinkT], float] = {}  # those with a link, and since when; the oldest first
         self._peers: dict[bytes, Member[LinkT]] = {}
+        # Those that time changes: of a large mesh, few.
+        self._unsettled: dict[Member[LinkT], None] = {}  # by their health, or as they shed load
+        self._used: dict[Member[LinkT], None] = {}  # that have a link, or were called
         self.known: dict[tuple[str, int | None], list[Member[LinkT]]] = {}  # see `candidates`; emptied by each change
 
     def __iter__(self) -> Iterator[Member[LinkT]]:
@@ -180,26 +184,37 @@ class Members(Generic[LinkT]):
             member = self._peers[id] = Member(id, name, addresses, now, self._jitter)
         return member
 
-    def tick(self, now: float) -> None:
-        """Time has passed: pauses end, weights grow, latencies that were not measured for a while fade. Called some
-        times per second."""
-        for member in self._peers.values():
+    def tick(self, now: float, whole: bool = True) -> None:
+        """Time has passed: pauses end, weights grow; and, unless it is not the `whole` look, latencies that were not
+        measured for a while fade. Called some times per second, the whole some four times."""
+        for member in list(self._unsettled):
             if member.health.unsettled:
                 self._wellness(member, member.health.tick(now))
             if member.shedding:
                 member.forget_levels(now)
                 self._look_odd(member)
+            if not (member.health.unsettled or member.shedding):
+                del self._unsettled[member]
+        if whole:
+            self._fade(now)
+
+    def _fade(self, now: float) -> None:
         best: dict[str, float] = {}
-        for member in self._peers.values():
+        for member in list(self._used):
             for method, average in member._latencies.items():
                 if average.value is not None and average.value < best.get(method, float("inf")):
                     best[method] = average.value
-        for member in self._peers.values():
+            if member.link is None and not member._latencies:
+                del self._used[member]
+        for member in self._used:
             member.forget_stale(now, best)
 
     def remove(self, member: Member[LinkT]) -> None:
         """Forget a peer for good."""
         self._peers.pop(member.id, None)
+        self.linked.pop(member, None)
+        self._unsettled.pop(member, None)
+        self._used.pop(member, None)
         self.odd.pop(member, None)
         self.known.clear()
 
@@ -220,15 +235,26 @@ class Members(Generic[LinkT]):
         if member.state in (State.NEW, State.DEAD) and self._settled(now):
             member.health.start_slowly(now)
         member.weight = member.capacity * member.health.weight
+        self.linked.pop(member, None)
+        self.linked[member] = now
+        self._used[member] = None
+        self._watch_time(member)
         self.known.clear()
         self.happen(member, Event.HANDSHAKE, now)
 
     def _settled(self, now: float) -> bool:
         """Whether somebody has been here for so long that a newcomer is one."""
-        return any(m.state is State.ALIVE and now - m.since >= SLOW_START for m in self._peers.values())
+        for member, since in self.linked.items():
+            if now - since < SLOW_START:  # nor are those behind it: where all come at once, none is asked twice
+                break
+            if member.state is State.ALIVE and now - member.since >= SLOW_START:
+                return True
+        return False
 
-    def changed(self) -> None:
-        """A link came or went without a change of state: who could take a call is found anew."""
+    def parted(self, member: Member[LinkT]) -> None:
+        """Its link is over, or not for new calls any more."""
+        member.link = None
+        self.linked.pop(member, None)
         self.known.clear()
 
     def candidates(self, service: str, major: int | None) -> list[Member[LinkT]]:
@@ -287,6 +313,7 @@ class Members(Generic[LinkT]):
 
     def _wellness(self, member: Member[LinkT], changed: bool) -> bool:
         member.weight = member.capacity * member.health.weight
+        self._watch_time(member)
         if changed:
             member.counts.ejections += member.health.state is Wellness.EJECTED
             self.known.clear()
@@ -296,7 +323,13 @@ class Members(Generic[LinkT]):
     def sheds(self, member: Member[LinkT], method: str, level: int, until: float) -> None:
         """A peer told from which rank on it takes calls of a method ("": of any), 0 for all, until a time."""
         member.sheds(method, level, until)
+        self._watch_time(member)
         self._look_odd(member)
+
+    def _watch_time(self, member: Member[LinkT]) -> None:
+        unsettled = member.health.unsettled or member.shedding
+        if unsettled and self._peers.get(member.id) is member:  # else it is nobody that calls are balanced over
+            self._unsettled[member] = None
 
     def _look_odd(self, member: Member[LinkT]) -> None:
         odd = member.shedding or member.health.state is Wellness.DUE

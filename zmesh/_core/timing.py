@@ -9,6 +9,7 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
+_FAR: Final = 2.0  # seconds until a deadline
 _MODULUS: Final = 1 << 31
 _HALF: Final = _MODULUS // 2
 _BURST: Final = 0.05 / 0.95  # the x for which x / (1 + x) is 5 %
@@ -28,7 +29,6 @@ class Deadlines(Generic[T]):
     """
 
     TICKS: Final = 256
-    FAR: Final = 2.0  # seconds
 
     def __init__(self, arm: Callable[[], None]) -> None:
         """arm: told when `next` may have changed: at most once per bucket, not per item."""
@@ -42,7 +42,7 @@ class Deadlines(Generic[T]):
 
         An item that was taken out in the last second or so before its time may still come due: let it tell.
         """
-        if when - now < self.FAR:
+        if when - now < _FAR:
             return self._add_near(when, item)
         second = int(when)
         bucket = self._far.get(second)

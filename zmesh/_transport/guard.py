@@ -2,11 +2,11 @@
 
 What libzmq 4.3.5 does not bound (each was tried):
 
-- one message that never ends: MAXMSGSIZE is of a frame, and its queues count whole messages. So what a connection's
-  kernel has received (TCP_INFO) is compared with what was delivered from it.
+- one message that never ends: MAXMSGSIZE is of a frame, and its queues count whole messages. So connections are
+  weighed: see `scales`.
 - messages that wait to be read. RCVHWM would bound their number; but where a queue is full, and its connection ends,
   the next heartbeat ends the process (`!_io_error`, an assertion of libzmq). So there is no such bound, and the same
-  comparison holds them.
+  scales hold them.
 - connections that say nothing, up to the limit of descriptors, and beyond it accepting in a loop on a full core. So
   connections are counted as they are accepted, and some are shut down before the limit.
 - connections per address and second.
@@ -14,9 +14,8 @@ What libzmq 4.3.5 does not bound (each was tried):
 A connection is ended by shutting down its descriptor, as libzmq has no call for it: it sees the end of the stream and
 closes. Numbers of descriptors are used again, so the socket behind one is compared (its inode) before it is touched.
 
-Nothing here runs for a message. A monitor tells of connections that come and go; while there are some, a look at the
-memory of this process twenty times a second tells whether a look at each of them is due. All of it is Linux's;
-elsewhere there is no guard.
+Nothing here runs for a message: a monitor tells of connections that come and go. All of it is Linux's; elsewhere there
+is no guard.
 """
 
 from __future__ import annotations
@@ -28,21 +27,19 @@ import re
 import socket
 import struct
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
 import zmq
 
-from .._core.wire import MARGIN
 from .._refusals import Refusals
 from ..config import Config
+from .scales import Connection, Scales
 
 if sys.platform == "linux":
-    import fcntl
     import resource
 
-__all__ = ["Connection", "Guard"]
+__all__ = ["Guard"]
 
 _EVENTS: Final = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 _ACCEPTED: Final = int(zmq.EVENT_ACCEPTED)
@@ -50,44 +47,7 @@ _HANDSHAKE_FAILED: Final = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 _EVENTS_A_TURN: Final = 64  # some 50 us each: calls have their turn between
 _BURST: Final = 1_024  # handshakes that an address may make at once
 _SILENCE: Final = 2  # handshake timeouts in which a connection has to say something: libzmq waits for ZMTP only
-_GREETING: Final = 256 * 1024  # bytes of a connection that has not delivered its first message
-_LOOK: Final = (
-    0.05  # seconds between looks at this process's memory: some 60 MB on the fastest path there is (loopback)
-)
-_LOOK_CLOSELY: Final = 0.005  # seconds, while much is under way
-_LOOK_AT_ALL: Final = 1.0  # seconds between looks at each connection, whatever the memory says
-_GROWN: Final = 4 * 1024 * 1024  # bytes more than at the last look at all connections
-_BACKLOG: Final = 32 * 1024 * 1024  # bytes of small messages that are not read yet: more than 8,000 calls of 4 KiB
-_LARGE: Final = 64 * 1024  # bytes of a message that is none of the small ones
-_RECEIVED_AT: Final = 128  # offset of tcpi_bytes_received in struct tcp_info (Linux 4.1)
-_FIONREAD: Final = 0x541B
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
-
-
-class Connection:
-    """A connection that somebody else made."""
-
-    __slots__ = (
-        "address", "base", "delivered", "descriptor", "held", "inode", "label", "last", "seen", "since", "spoke",
-    )  # fmt: skip
-
-    @property
-    def host(self) -> str:
-        """The address as a host: an IP address where there is one."""
-        return self.address.removeprefix("tcp://").strip("[]") if self.address.startswith("tcp") else "this host"
-
-    def __init__(self, descriptor: int, inode: int, address: str, label: str, now: float) -> None:
-        self.descriptor = descriptor
-        self.inode = inode
-        self.address = address  # without the port: what limits hold for
-        self.label = label  # for people
-        self.since = now
-        self.spoke = False  # whether its first message was delivered
-        self.delivered = 0  # bytes of the messages that were
-        self.seen = 0  # the same at the last look
-        self.last = -1  # bytes that the kernel had received at the last look, where all that was complete was read
-        self.base = 0  # of those, what is no part of a message
-        self.held = 0  # bytes received and not delivered, at the last look
 
 
 class _Address:
@@ -101,7 +61,7 @@ class _Address:
         self.when = now
 
 
-class Guard:
+class Guard(Scales):
     """See the module. Of one ROUTER."""
 
     def __init__(
@@ -117,25 +77,13 @@ class Guard:
         """waiting: whether a message waits to be read; it is, then, as asking may swallow the socket's edge.
         drain: receive for a moment; how many messages, and bytes, came from this connection. failed: is told of
         handshakes that fail before ZAP is asked: from which host, and libzmq's code."""
-        self._loop = loop
-        self._time = time.monotonic  # not the loop's: some show the time of their turn
-        self._config = config
-        self._refusals = refusals
-        self._waiting = waiting
-        self._drain = drain
+        super().__init__(loop, config, refusals, waiting, drain)
         self._router = router
         self._listening: set[int | str | bytes] = set()  # ports and paths
-        self._connections: dict[int, Connection] = {}  # by descriptor
         self._addresses: dict[str, _Address] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._memory = 0  # of this process, at the last look at all connections
-        self._much: list[Connection] = []  # that had much under way at the last look
-        self._looked = 0.0
         # Opened now: later there may be none left.
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._page = os.sysconf("SC_PAGE_SIZE")
         self._spare = os.dup(self._null)
-        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._again: asyncio.Handle | None = None
         self._failed = failed
         self._failure: int | None = None  # of the connection whose end is told next
@@ -182,16 +130,15 @@ class Guard:
             address.tokens, address.when = -self._config.penalty * self._config.max_handshakes_per_second, self._time()
 
     def close(self) -> None:
+        super().close()
         self._loop.remove_reader(self._monitor_descriptor)
-        for handle in (self._again, self._timer):
-            if handle is not None:
-                handle.cancel()
+        if self._again is not None:
+            self._again.cancel()
         with contextlib.suppress(zmq.ZMQError):
             self._router.disable_monitor()
         self._monitor.close(linger=0)
-        self._connections.clear()
         self._addresses.clear()
-        for descriptor in (self._null, self._spare, self._statm):
+        for descriptor in (self._null, self._spare):
             os.close(descriptor)
 
     # -- connections come and go
@@ -241,8 +188,8 @@ class Guard:
         else:
             address.tokens -= 1
             self._make_room(connection, address, now)
-        if self._timer is None and self._connections:
-            self._timer = self._loop.call_later(_LOOK, self._look)
+        if self._connections:
+            self.watch()
 
     def _ended(self, connection: Connection | None) -> None:
         if self._failure is not None and self._failed is not None:
@@ -306,122 +253,22 @@ class Guard:
 
     # -- what they hold
 
-    def _look(self) -> None:
-        """Time has passed: is anybody silent for too long, does anybody send without an end?"""
-        self._timer = None
-        now = self._time()
-        memory = self._resident()
-        if memory - self._memory >= _GROWN or now - self._looked >= _LOOK_AT_ALL:
-            self._memory, self._looked = memory, now
-            self._look_at_all(now)
-        elif self._much:
-            self._weigh_all(self._much)
-        if memory < self._memory:
-            self._memory = memory
-        if self._connections or self._addresses:
-            pause = _LOOK_CLOSELY if self._much else _LOOK
-            taken = self._time() - now  # of many connections: half of the time at most
-            self._timer = self._loop.call_later(max(pause, 2 * taken), self._look)
+    def needed(self) -> bool:
+        return bool(self._connections or self._addresses)
 
-    def _look_at_all(self, now: float) -> None:
+    def look_at_all(self, now: float) -> None:
+        """Weigh every connection; end those that said nothing for too long."""
         config = self._config
         patience = max(_SILENCE * config.handshake_timeout, 1.0)
         for connection in list(self._connections.values()):
             if not connection.spoke and now - connection.since > patience:
                 self._refusals.note("handshake_timeout", connection.address, "a connection said nothing", now)
                 self.hang_up(connection)
-        self._weigh_all(list(self._connections.values()))
+        super().look_at_all(now)
         for name, address in list(self._addresses.items()):
             rate = config.max_handshakes_per_second
             if not address.connections and address.tokens + (now - address.when) * rate >= _BURST:
                 del self._addresses[name]
-
-    def _weigh_all(self, connections: list[Connection]) -> None:
-        """Judge those that have too much under way; look closely at those that have much, from now on."""
-        most = self._config.max_message + 2 * MARGIN
-        held: dict[str, list[Connection]] = {}
-        self._much = []
-        for connection in connections:
-            if self._connections.get(connection.descriptor) is not connection or not self._weigh(connection):
-                continue
-            if connection.held > (_BACKLOG if connection.spoke else _GREETING):
-                self._judge(connection, "max_message", most if connection.spoke else _GREETING)
-            if connection.held > _GREETING:
-                self._much.append(connection)
-                held.setdefault(connection.address, []).append(connection)
-        for each in held.values():
-            self._judge_together(each)
-
-    def _judge_together(self, connections: list[Connection]) -> None:
-        """Cut off the largest of those of one address, where together they hold more than they may."""
-        total = sum(connection.held for connection in connections)
-        for connection in sorted(connections, key=lambda each: -each.held):
-            if total <= self._config.max_peer_memory:
-                return
-            self._judge(connection, "max_peer_memory", 0)
-            total -= connection.held
-
-    def _judge(self, connection: Connection, limit: str, most: int) -> None:
-        """Cut off a connection that has more under way than it may, unless it only waits to be read."""
-        held = connection.held - self._unread(connection)
-        if held <= min(most, _BACKLOG):
-            return
-        messages, size = self._drain(connection)
-        what = "of a message that has no end"
-        if messages:  # and we do not keep up with them
-            held = self._weigh(connection) and connection.held - self._unread(connection)
-            most = self._config.max_peer_memory if size > messages * _LARGE else _BACKLOG
-            limit, what = "max_peer_memory", "of messages that come faster than they are read"
-        if held > most and self._connections.get(connection.descriptor) is connection:
-            self._refusals.note(
-                limit, connection.address, f"{held} bytes {what}; its connection was closed", self._time()
-            )
-            self.hang_up(connection, penalty=True)
-
-    def _weigh(self, connection: Connection) -> bool:
-        """How much a connection has under way. False where it is gone, or no kernel counts its bytes."""
-        received = self._received(connection)
-        if received is None:
-            return False
-        held = received - connection.delivered - connection.base
-        clear = not self._waiting()  # all that is complete is read
-        if clear and connection.last >= 0 and connection.delivered != connection.seen:
-            held = min(held, received - connection.last)  # what was under way at the last look has come to its end
-        held = max(held, 0)
-        connection.base = received - connection.delivered - held  # heartbeats and headers are not messages
-        connection.seen, connection.held = connection.delivered, held
-        connection.last = received if clear else -1
-        return True
-
-    def _received(self, connection: Connection) -> int | None:
-        """Bytes that its kernel has received, in all. Of another one, if its number was used again: that one is not
-        touched when it is judged by them."""
-        if connection.address.startswith("ipc"):
-            return None
-        try:
-            end = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, connection.descriptor)
-        except OSError:
-            return None
-        try:
-            info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        except OSError:
-            return None
-        finally:
-            end.detach()  # it is libzmq's
-        if len(info) < _RECEIVED_AT + 8:
-            return None
-        return int.from_bytes(info[_RECEIVED_AT : _RECEIVED_AT + 8], sys.byteorder)
-
-    def _unread(self, connection: Connection) -> int:
-        """Bytes that still are in its kernel: they cost this process nothing."""
-        try:
-            return int.from_bytes(fcntl.ioctl(connection.descriptor, _FIONREAD, b"\0\0\0\0"), sys.byteorder)
-        except OSError:
-            return 0
-
-    def _resident(self) -> int:
-        """Bytes of memory that this process occupies."""
-        return int(os.pread(self._statm, 64, 0).split()[1]) * self._page
 
 
 def _address_of(host: str) -> str:

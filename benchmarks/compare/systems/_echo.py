@@ -33,6 +33,14 @@ class Echo(zmesh.Service):
         return message
 
     @zmesh.rpc
+    async def size(self, value: memoryview) -> int:
+        return len(value)
+
+    @zmesh.rpc
+    async def back(self, value: memoryview) -> memoryview:
+        return value
+
+    @zmesh.rpc
     async def items(self, count: int) -> AsyncIterator[Item]:
         for index in range(count):
             yield Item(index, TEXT)

@@ -43,6 +43,9 @@ def serve(variant: str, beside: Sequence[str]) -> None:
     while True:
         caller = receive()
         number, method, argument = loads(receive())
+        if method in ("size", "back"):
+            answer_large(router, caller, number, method)
+            continue
         if method == "items":
             for index in range(argument):
                 send(caller, zmq.SNDMORE)
@@ -52,6 +55,17 @@ def serve(variant: str, beside: Sequence[str]) -> None:
             continue
         send(caller, zmq.SNDMORE)
         send(dumps([number, methods[method](argument)]))
+
+
+def answer_large(router: zmq.Socket[bytes], caller: bytes, number: int, method: str) -> None:
+    """A large value is a frame of its own, without a copy."""
+    value = router.recv(copy=False).buffer
+    router.send(caller, zmq.SNDMORE)
+    if method == "size":
+        router.send(cbor2.dumps([number, len(value)]))
+    else:
+        router.send(cbor2.dumps([number, None]), zmq.SNDMORE)
+        router.send(value, copy=False)
 
 
 class Client(Blocking):
@@ -85,6 +99,22 @@ class Client(Blocking):
         for dealer, argument in zip(self.dealers, arguments, strict=False):
             dealer.send(cbor2.dumps([self.last, "echo", argument]))
         return [cbor2.loads(dealer.recv())[1] for dealer in self.dealers[: len(arguments)]]
+
+    def size(self, value: bytes) -> int:
+        size: int = self._ask("size", value)
+        return size
+
+    def back(self, value: bytes) -> Any:
+        self._ask("back", value)
+        return self.dealers[0].recv(copy=False).buffer
+
+    def _ask(self, method: str, value: bytes) -> Any:
+        self.last += 1
+        self.dealers[0].send(cbor2.dumps([self.last, method, None]), zmq.SNDMORE)
+        self.dealers[0].send(value, copy=False)
+        number, answer = cbor2.loads(self.dealers[0].recv())
+        assert number == self.last
+        return answer
 
     def keep(self, in_flight: int, end: float) -> tuple[int, int]:
         """A window: a new call for each answer."""

@@ -1,4 +1,5 @@
-"""Pyro5, with its own serializer. It has no calls in flight but by threads, and a proxy belongs to one thread."""
+"""Pyro5, with its own serializer; with msgpack for large values, which that would make text of. It has no calls in
+flight but by threads, and a proxy belongs to one thread."""
 
 from __future__ import annotations
 
@@ -20,6 +21,12 @@ class Echo:
     def echo(self, argument: Any) -> Any:
         return argument
 
+    def size(self, value: bytes) -> int:
+        return len(value)
+
+    def back(self, value: bytes) -> bytes:
+        return value
+
     def items(self, count: int) -> Iterator[Any]:
         for index in range(count):
             yield {"i": index, "s": TEXT}
@@ -35,13 +42,21 @@ def serve(variant: str, beside: Sequence[str]) -> None:
 class Client(Blocking):
     def open(self, addresses: Sequence[str]) -> None:
         self._addresses = addresses
-        self._mine = Pyro5.api.Proxy(addresses[0])
+        self._mine, self._large = Pyro5.api.Proxy(addresses[0]), Pyro5.api.Proxy(addresses[0])
+        self._large._pyroSerializer = "msgpack"
         self._of_threads: list[Any] = []
         self._of_servers: list[Any] = []
         self.echo(self.make(0))
 
     def echo(self, argument: Any) -> Any:
         return self._mine.echo(argument)
+
+    def size(self, value: bytes) -> int:
+        size: int = self._large.size(value)
+        return size
+
+    def back(self, value: bytes) -> Any:
+        return self._large.back(value)
 
     def keep(self, in_flight: int, end: float) -> tuple[int, int]:
         while len(self._of_threads) < in_flight:

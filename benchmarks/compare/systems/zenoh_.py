@@ -41,12 +41,20 @@ def serve(variant: str, beside: Sequence[str]) -> None:
         with query:
             query.reply(f"{key}/echo", cbor2.dumps(cbor2.loads(query.payload.to_bytes())))
 
+    def size(query: Any) -> None:
+        with query:
+            query.reply(f"{key}/size", cbor2.dumps(len(query.payload.to_bytes())))
+
+    def back(query: Any) -> None:
+        with query:
+            query.reply(f"{key}/back", query.payload.to_bytes())
+
     def items(query: Any) -> None:
         with query:
             for index in range(cbor2.loads(query.payload.to_bytes())):
                 query.reply(f"{key}/items", cbor2.dumps({"i": index, "s": TEXT}))
 
-    declared = [session.declare_queryable(f"{key}/{f.__name__}", f, complete=True) for f in (echo, items)]
+    declared = [session.declare_queryable(f"{key}/{f.__name__}", f, complete=True) for f in (echo, size, back, items)]
     ready(f"tcp/127.0.0.1:{port}")
     threading.Event().wait()
     del declared
@@ -57,9 +65,11 @@ class Client(Blocking):
         self._session = _session([], addresses)
         ports = [address.rpartition(":")[2] for address in addresses]
         self._echoes = [self._querier(f"bench/{port}/echo") for port in ports]
-        self._items = self._querier(f"bench/{ports[0]}/items")
+        self._items, self._size, self._back = (
+            self._querier(f"bench/{ports[0]}/{name}") for name in ("items", "size", "back")
+        )
         give_up = time.monotonic() + TIMEOUT
-        while not all(querier.matching_status for querier in [*self._echoes, self._items]):
+        while not all(querier.matching_status for querier in [*self._echoes, self._items, self._size, self._back]):
             assert time.monotonic() < give_up, "zenoh does not find its queryables"
             time.sleep(0.02)
 
@@ -74,6 +84,13 @@ class Client(Blocking):
 
     def echo(self, argument: Any) -> Any:
         return cbor2.loads(next(iter(self._echoes[0].get(payload=cbor2.dumps(argument)))).ok.payload.to_bytes())
+
+    def size(self, value: bytes) -> int:
+        size: int = cbor2.loads(next(iter(self._size.get(payload=value))).ok.payload.to_bytes())
+        return size
+
+    def back(self, value: bytes) -> Any:
+        return next(iter(self._back.get(payload=value))).ok.payload.to_bytes()
 
     def fan(self, arguments: Sequence[Any]) -> Sequence[Any]:
         asked = [q.get(payload=cbor2.dumps(a)) for q, a in zip(self._echoes, arguments, strict=True)]

@@ -16,6 +16,12 @@ class Echo:
     def echo(self, argument: Any) -> Any:
         return argument
 
+    def size(self, value: bytes) -> int:
+        return len(value)
+
+    def back(self, value: bytes) -> bytes:
+        return value
+
     @zerorpc.stream  # type: ignore[untyped-decorator]
     def items(self, count: int) -> Iterator[Any]:
         return ({"i": index, "s": TEXT} for index in range(count))
@@ -36,6 +42,13 @@ class Client(Blocking):
 
     def echo(self, argument: Any) -> Any:
         return self._clients[0].echo(argument)
+
+    def size(self, value: bytes) -> int:
+        size: int = self._clients[0].size(value)
+        return size
+
+    def back(self, value: bytes) -> Any:
+        return self._clients[0].back(value)
 
     def keep(self, in_flight: int, end: float) -> tuple[int, int]:
         count = {"done": 0, "wrong": 0}

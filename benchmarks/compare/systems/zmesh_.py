@@ -1,4 +1,4 @@
-"""zmesh, awaited. Variants: uvloop, asyncio; ipc, untyped, plain and curve, on uvloop."""
+"""zmesh, awaited. Variants: uvloop, asyncio; ipc, untyped, plain, curve and shared, on uvloop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _node(variant: str, *services: zmesh.Service, **options: Any) -> zmesh.Node:
             file = Path(folder) / "secret"
             write_secret(file, SECRET)
             security = zmesh.Security(secret_file=file)
-        config = zmesh.Config(ipc=variant == "ipc")
+        config = zmesh.Config(ipc=variant == "ipc", bulk=variant != "shared")
         return zmesh.Node(*services, discovery=None, security=security, config=config, **options)
 
 
@@ -54,6 +54,8 @@ class Client(Awaiting):
         self._each = [client.options(node=names[address]).echo for address in addresses] if len(peers) > 1 else []
         self.echo = client.echo_untyped if self.variant in _UNTYPED else client.echo  # type: ignore[method-assign]
         self.items = client.items  # type: ignore[method-assign]
+        large = self._node.client(Echo).options(timeout=60.0)
+        self.size, self.back = large.size, large.back  # type: ignore[method-assign]
         await self.echo(self.make(0))
 
     async def echo(self, argument: Any) -> Any:
