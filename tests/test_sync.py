@@ -427,7 +427,8 @@ def test_what_fails_on_the_loop_keeps_nothing_behind_it_from_being_called() -> N
         loop, soon, called = mesh._background.loop, mesh._background.soon, threading.Event()
         loop.set_exception_handler(lambda loop, context: None)
         held, go_on = threading.Event(), threading.Event()
-        soon(lambda: (held.set(), go_on.wait(SECONDS)))  # so that both are there when it looks
+        # So that both are there when it looks.
+        loop.call_soon_threadsafe(lambda: (held.set(), go_on.wait(SECONDS)))
         assert held.wait(SECONDS)
         soon(lambda: 1 / 0)
         soon(called.set)
