@@ -204,8 +204,8 @@ def test_the_pace_is_of_what_was_under_way_together() -> None:
     pace.left(1_000_000, 10.0)
     pace.left(1_000_000, 10.125)
     pace.rested(10.5)  # 4 MB/s
-    assert pace.at_once(40_000, 10.6)
-    assert not pace.at_once(40_001, 10.6)
+    assert pace.at_once(80_000, 10.6)
+    assert not pace.at_once(80_001, 10.6)
     assert not pace.at_once(1, 11.6), "that was long ago"
     pace.left(1000, 20.0)
     pace.rested(20.0)

@@ -214,6 +214,29 @@ async def test_probes_are_calls_of_idempotent_methods_where_there_are_any(mesh: 
     assert not odd
 
 
+@zmesh.testing.simulated(seeds=range(3))
+async def test_one_that_is_silent_gets_no_probe_until_it_speaks(mesh: Mesh) -> None:
+    cluster = await Cluster(mesh, 3).start()
+    bad = cluster.works[1]
+    bad.hangs = True
+    hanging = asyncio.create_task(cluster.client.run(cluster.work.options(node="b", timeout=60.0).once()))
+    await asyncio.sleep(0.1)  # while it is open, silence shows soon
+    bad.hangs, bad.error = False, zmesh.Unavailable("no database")
+    member = hub_of(cluster.client).members.get(cluster.hosts[1].node._id)
+    while member.health.good:
+        await cluster.calls(1, 100, node="b")
+    bad.error, calls = None, bad.calls
+    cluster.hosts[1].stall(3.0)
+    await asyncio.sleep(2.5)
+    assert (member.state.value, member.health.state.value) == ("suspect", "due")
+    answers = await cluster.calls(20, 100, timeout=0.2)
+    assert answers["a"] + answers["c"] == 20
+    await asyncio.sleep(1.0)
+    assert bad.calls == calls
+    assert await cluster.one() == "b"
+    hanging.cancel()
+
+
 @zmesh.testing.simulated()
 async def test_where_there_are_none_others_will_do(mesh: Mesh) -> None:
     cluster = await Cluster(mesh, 3).start()

@@ -114,3 +114,49 @@ def test_a_server_that_sends_a_message_without_an_end_is_left(first: bytes) -> N
         assert server.sent < server.MOST
 
     asyncio.run(main())
+
+
+class Slow(Server):
+    """Sends a message, half of a large one and, when it is told, the rest."""
+
+    SIZE = 4 * 2**20
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        super().__init__(abuse.frame(b"hello"))
+
+    def _serve(self) -> None:
+        large = abuse.frame(bytes(self.SIZE))
+        end, _ = self._listener.accept()
+        with end, contextlib.suppress(OSError):
+            abuse.shake_hands(end, b"ROUTER")
+            end.sendall(self._first + large[: self.SIZE // 2])
+            self.go_on.wait(10)
+            end.sendall(large[self.SIZE // 2 :])
+            end.recv(1)  # until the other side closes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no guard elsewhere")
+def test_a_server_may_take_its_time_for_a_large_message() -> None:
+    async def main() -> None:
+        transport, reader = ZeroMQTransport(Config()), Reader()
+        with contextlib.closing(Slow()) as server:
+            try:
+                transport.dial(server.address, reader)
+                assert await asyncio.wait_for(reader.frames.get(), 10) == [b"hello"]
+                (channel,) = transport._dialed
+                scales = channel._scales
+                assert scales is not None
+                async with asyncio.timeout(10):
+                    while (scales._received(channel._connection) or 0) < Slow.SIZE // 2:
+                        await asyncio.sleep(0.005)
+                scales.look_at_all(time.monotonic())
+                server.go_on.set()
+                (frame,) = await asyncio.wait_for(reader.frames.get(), 10)
+                assert len(frame) == Slow.SIZE
+                assert not reader.end.done()
+            finally:
+                server.go_on.set()
+                transport.close()
+
+    asyncio.run(main())

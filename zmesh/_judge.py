@@ -19,6 +19,7 @@ from ._core.health import PROBE_PATIENCE, Outcome, outcome_of
 from ._core.health import State as Wellness
 from ._core.members import Member, Members, offers
 from ._core.messages import Message
+from ._core.peer import State
 from ._link import Attempt, Link
 from .errors import Code, ResourceExhausted, RpcError
 
@@ -199,9 +200,12 @@ class Judge:
 
     @staticmethod
     def _may_probe(call: Outgoing, member: Member[Link], now: float) -> bool:
-        """A probe may fail: better the call of an idempotent method, which is then tried elsewhere."""
+        """A probe may fail: better the call of an idempotent method, which is then tried elsewhere. Of a peer that is
+        silent it would tell nothing."""
         target, link = call.target, member.link
-        if link is None or not link.usable or member.id in call.avoid or member.hello is None:
+        if member.state is not State.ALIVE or link is None or not link.usable:
+            return False
+        if member.id in call.avoid or member.hello is None:
             return False
         if not target.idempotent and now - member.health.since < PROBE_PATIENCE:
             return False

@@ -898,6 +898,7 @@ class Server:
                 link.reply(running.number, result, running.reply_metadata, schema.buffers_in_result)
             if method.direct and not self.draining and not running.waited:  # as `_answered` and `_over` have it
                 running.answered = running.over = True
+                running.arguments = None
                 link.running.pop(running.number, None)
                 self._count -= 1
                 time = self.time

@@ -277,6 +277,11 @@ class DialedScales(Scales):
                 self._connections[descriptor] = connection
                 self.watch()
 
+    def weigh_all(self, connections: list[Connection]) -> None:
+        for connection in connections:  # here and not where messages are received: that would cost each of them
+            connection.spoke = connection.delivered > 0
+        super().weigh_all(connections)
+
     def hang_up(self, connection: Connection, *, penalty: bool = False) -> None:
         """penalty: none. It is the dialer who comes back, and that is us: after a pause."""
         self._connections.clear()
