@@ -405,6 +405,39 @@ def test_many_threads_get_their_own_answers(mesh: zmesh.Mesh) -> None:
     assert not mesh._background.waiting
 
 
+def test_an_interceptor_has_a_task_and_the_callers_variables(server: zmesh.Mesh) -> None:
+    variable = contextvars.ContextVar("variable", default="")
+    seen: list[str] = []
+
+    async def look(call: zmesh.InterceptedCall, proceed: Any) -> Any:
+        async with asyncio.timeout(SECONDS):  # which asks for the task
+            seen.append(variable.get())
+            return await proceed(call)
+
+    with zmesh.connect(peers=server.addresses, client_interceptors=[look], **LOCAL) as mesh:
+        client = mesh.client(Greeter)
+        variable.set("mine")
+        assert client.say_hello("World") == "Hello, World!"
+        assert in_thread(lambda: client.say_hello("World")).get() == "Hello, World!"
+    assert seen == ["mine", ""]
+
+
+def test_what_fails_on_the_loop_keeps_nothing_behind_it_from_being_called() -> None:
+    with zmesh.connect(**LOCAL) as mesh:
+        loop, soon, called = mesh._background.loop, mesh._background.soon, threading.Event()
+        loop.set_exception_handler(lambda loop, context: None)
+        held, go_on = threading.Event(), threading.Event()
+        # So that both are there when it looks.
+        loop.call_soon_threadsafe(lambda: (held.set(), go_on.wait(SECONDS)))
+        assert held.wait(SECONDS)
+        soon(lambda: 1 / 0)
+        soon(called.set)
+        go_on.set()
+        assert called.wait(SECONDS)
+    with pytest.raises(RuntimeError, match="closed"):
+        soon(called.set)
+
+
 def test_a_plain_handler_may_call(mesh: zmesh.Mesh) -> None:
     assert mesh.client(Greeter).ask_in_thread("World") == "Hello, World!"
 

@@ -141,6 +141,11 @@ class Outgoing(Call[Any]):
     def __call__(self) -> None:
         self.client.expired(self)
 
+    def hurry(self) -> None:
+        """Let it leave now, and not at the end of the loop's turn."""
+        for attempt in self.attempts:
+            attempt.link.flush()
+
     def marks(self) -> Message:
         """What is appended to CALL: until begun, rank, and from the second attempt on its number and who had it."""
         items: Message = [self.until_begun, self.rank]

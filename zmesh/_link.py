@@ -283,6 +283,10 @@ class Link:
             self._draining = True
             self.post([m.DRAIN])
 
+    def flush(self) -> None:
+        """Send what was posted now."""
+        self._outbox.flush()
+
     def settled(self) -> None:
         """A call of the peer's has ended here (the server half says so after taking it out of `running`)."""
         idle = not self.running and (self.bulk is None or not self.bulk.busy)  # which says so once more
@@ -376,13 +380,20 @@ class Link:
         if self.suspected:
             self.suspected = False
             owner.link_heard(self)
-        self.gather(self._handle, messages, waited, now)
+        stepper, outbox = owner.stepper, self._outbox  # as `gather`, without the call
+        stepper.gathering = outbox.armed = True
+        try:
+            self._handle(messages, waited, now)
+        finally:
+            try:
+                stepper.step()
+            finally:
+                outbox.release(others=len(self.pending) + len(self.running) > 1)
 
     def gather(self, handle: Callable[..., None], *what: object) -> None:
         """Handle what came: all of it before the tasks that it wakes go on; then, at once, what they send leaves."""
         stepper, outbox = self._owner.stepper, self._outbox
-        stepper.gathering = True
-        outbox.hold()
+        stepper.gathering = outbox.armed = True
         try:
             handle(*what)
         finally:

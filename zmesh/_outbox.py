@@ -53,7 +53,7 @@ class Outbox:
         self._waiting = 0  # messages on them
         self._most = config.max_queued_messages or 2 * config.max_calls
         self._blocked = False
-        self._armed = False  # whether a flush is sure to come
+        self.armed = False  # whether a flush is sure to come
         self._handle: asyncio.Handle | None = None
         self._closed = False
         self.divert: Callable[[Message], Message | None] | None = None  # where some go by the bulk connection
@@ -68,7 +68,7 @@ class Outbox:
         self._messages.append(message)
         self.next = _NOTHING
         self._size += 1
-        if not self._armed:
+        if not self.armed:
             self._arm()
         if self._size >= _PAGE_MESSAGES or len(self._frames) >= _PAGE_FRAMES:
             self._full()
@@ -119,7 +119,7 @@ class Outbox:
                 self._row = row = [REPLY, number, value, None]
                 self._messages.append(row)
                 self.next = _ANSWER
-                if not self._armed:
+                if not self.armed:
                     self._arm()
         self._size = size = self._size + 1
         if size >= _PAGE_MESSAGES:
@@ -129,8 +129,8 @@ class Outbox:
         """Post a row of items that is filled when its outlet closes it, which it is told to when the page is turned."""
         self._open.append(outlet)
         self._messages.append(row)
-        self._next = _NOTHING
-        if not self._armed:
+        self.next = _NOTHING
+        if not self.armed:
             self._arm()
 
     def row_closed(self, items: int) -> None:
@@ -151,7 +151,7 @@ class Outbox:
         if self._closed:
             self._messages, self.next = [], _NOTHING
         else:
-            self._armed = True
+            self.armed = True
             self._handle = self._loop.call_soon(self._flush)
 
     def _full(self) -> None:
@@ -200,13 +200,10 @@ class Outbox:
             if not self._blocked:
                 self._send()
 
-    def hold(self) -> None:
-        """Until `release`, what is posted waits for it."""
-        self._armed = True
-
     def release(self, *, others: bool) -> None:
-        """Send everything that was posted: now, or, where `others` are under way, with what these lead to in this turn
-        of the loop. Without that, envelopes that were split once would stay small."""
+        """Send everything that was posted since `armed` was set, so that it waits for this: now, or, where `others` are
+        under way, with what these lead to in this turn of the loop. Without that, envelopes that were split once would
+        stay small."""
         if self._handle is not None:
             return
         if not others:
@@ -214,7 +211,7 @@ class Outbox:
         elif self._messages or self._link.owes_report:
             self._handle = self._loop.call_soon(self._flush)
         else:
-            self._armed = False
+            self.armed = False
 
     def flush(self) -> None:
         """Send everything now, as far as the transport takes it."""
@@ -224,7 +221,7 @@ class Outbox:
 
     def _flush(self) -> None:
         self._handle = None
-        self._armed = False
+        self.armed = False
         if self._closed or self._link.channel is None:
             return
         if self._messages or self._link.owes_report:
@@ -234,7 +231,7 @@ class Outbox:
 
     def close(self) -> None:
         """Send nothing any more."""
-        self._closed, self._armed = True, False
+        self._closed, self.armed = True, False
         self._pages.clear()
         self._open.clear()
         if self._handle is not None:
@@ -359,7 +356,7 @@ class Outbox:
                 if self._waiting > self._most:
                     self._give_up("the peer does not read: its queue and ours are full")
                 elif self._handle is None:
-                    self._armed = True
+                    self.armed = True
                     self._handle = self._loop.call_later(_RETRY_FULL, self._flush)
                 return
             else:

@@ -24,32 +24,29 @@ _PENDING: Final[Any] = object()
 class Stepper:
     """The tasks of one node that can go on.
 
-    gathering: set while an envelope is handled: tasks that are woken wait for `step`.
+    gathering: set while an envelope is handled: tasks that are woken are put into `ready`, and wait for `step`.
     """
 
-    __slots__ = ("_ready", "gathering", "loop")
+    __slots__ = ("gathering", "loop", "ready")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.gathering = False
-        self._ready: list[Waiter] = []
-
-    def woken(self, waiter: Waiter) -> None:
-        if self.gathering:
-            self._ready.append(waiter)
-        else:
-            self.loop.call_soon(waiter.step)
+        self.ready: list[Waiter] = []
 
     def step(self) -> None:
         """Let every task that was woken while we gathered go on, in order."""
         self.gathering = False
-        ready = self._ready
+        ready = self.ready
         if not ready:
             return
-        self._ready = []
+        self.ready = []
         if asyncio.current_task(self.loop) is not None:  # who reads is a task; no other can go on inside it
             for waiter in ready:
                 self.loop.call_soon(waiter.step)
+            return
+        if len(ready) == 1:
+            ready[0].step()
             return
         steps = iter(ready)
         try:
@@ -79,7 +76,10 @@ class Waiter:
     def set_result(self, result: object) -> None:
         self._result = result
         if self._callback is not None:
-            self._stepper.woken(self)
+            if self._stepper.gathering:
+                self._stepper.ready.append(self)
+            else:
+                self._loop.call_soon(self.step)
 
     def set_exception(self, error: BaseException) -> None:
         self._error = error

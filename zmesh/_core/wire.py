@@ -51,7 +51,8 @@ _DTYPES: Final = {tag: dtype for dtype, tag in _TYPED_ARRAYS.items()} | {68: "|u
 _OTHER_DTYPE: Final = re.compile(r"\|b1|<c8|<c16")
 
 MAX_DEPTH: Final = 64  # nesting of containers in a value; far above what people write, far below what hurts
-_ENVELOPE_DEPTH: Final = 8  # what an envelope, a message and a tagged array add to it
+_WHOLE_DEPTH: Final = MAX_DEPTH + 8  # with what an envelope, a message and a tagged array add to it
+_ENVELOPE: Final = (int, int, list)  # the classes of what it holds
 MAX_MESSAGES: Final = 1024  # in one envelope
 MAX_FRAMES: Final = 256  # behind one envelope
 MARGIN: Final = 1024 * 1024  # bytes that all frames of an envelope may have together beyond the largest single one
@@ -80,16 +81,14 @@ def decode(frames: Sequence[Frame]) -> tuple[int, int, list[object]]:
 
     Raises ProtocolError for anything that is no envelope, whatever the bytes.
     """
-    hook: Any = _no_frames
-    if len(frames) > 1:
-        if len(frames) > MAX_FRAMES + 1:
-            raise ProtocolError(f"{len(frames)} frames in one envelope, at most {MAX_FRAMES + 1} are allowed")
-        hook = partial(_resolve, frames)
+    if len(frames) > MAX_FRAMES + 1:
+        raise ProtocolError(f"{len(frames)} frames in one envelope, at most {MAX_FRAMES + 1} are allowed")
+    hook: Any = _no_frames if len(frames) == 1 else partial(_resolve, frames)
     try:
         envelope = cbor2.loads(
             frames[0],
             tag_hook=hook,
-            max_depth=MAX_DEPTH + _ENVELOPE_DEPTH,
+            max_depth=_WHOLE_DEPTH,
             allow_indefinite=False,
             allow_duplicate_keys=False,
             semantic_decoders=_DECODERS,
@@ -99,17 +98,13 @@ def decode(frames: Sequence[Frame]) -> tuple[int, int, list[object]]:
     except Exception as error:  # the decoder's own, and whatever a hostile value makes its constructors raise
         cause = error.__cause__ if isinstance(error.__cause__, ProtocolError) else error
         raise ProtocolError(f"not CBOR of this protocol: {cause}"[:200]) from None
-    if (
-        type(envelope) is list
-        and len(envelope) >= 3
-        and type(to := envelope[0]) is int
-        and type(clock := envelope[1]) is int
-        and type(messages := envelope[2]) is list
-        and 0 <= to <= LIMIT
-        and 0 <= clock <= LIMIT
-        and len(messages) <= MAX_MESSAGES
-    ):
-        return to, clock, messages
+    if type(envelope) is list:
+        if len(envelope) > 3:
+            del envelope[3:]  # of a later version
+        if tuple(map(type, envelope)) == _ENVELOPE:
+            to, clock, messages = envelope
+            if 0 <= to <= LIMIT and 0 <= clock <= LIMIT and len(messages) <= MAX_MESSAGES:
+                return to, clock, messages
     raise _no_envelope(envelope)
 
 
@@ -149,7 +144,7 @@ def decode_row(row: bytes) -> list[object]:
         values = cbor2.loads(
             row,
             tag_hook=_no_frames,
-            max_depth=MAX_DEPTH + _ENVELOPE_DEPTH,
+            max_depth=_WHOLE_DEPTH,
             allow_indefinite=False,
             allow_duplicate_keys=False,
             semantic_decoders=_DECODERS,

@@ -11,9 +11,12 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from .._client import Outgoing
 from ..errors import Cancelled, FailedPrecondition
 from ..node import Node
 from ._streams import Feed, Stream
@@ -40,7 +43,8 @@ class Background:
         self.closed = False  # the node has left
         self.exiting = False  # the process ends
         self.loop = _new_loop()
-        self.soon: Callable[..., object] = self.loop.call_soon_threadsafe
+        self._bell = None if sys.platform != "linux" else Bell(self.loop)
+        self.soon: Callable[..., object] = self.loop.call_soon_threadsafe if self._bell is None else self._bell.soon
         self.waiting: set[_Waiter] = set()
         self._node = node
         self._pid = os.getpid()
@@ -171,6 +175,8 @@ class Background:
                 # Not asyncio.Runner: it would wait for the default executor's threads, and one of them may never end.
                 loop.run_until_complete(self._tidy())
             finally:
+                if self._bell is not None:
+                    self._bell.mute()
                 loop.close()
                 while self.waiting:  # they came when the loop had already run for the last time
                     self.waiting.pop().finish(None, RuntimeError(_CLOSED))
@@ -184,6 +190,9 @@ class Background:
 
     async def _tidy(self) -> None:
         """End what still runs on the loop."""
+        for waiter in list(self.waiting):
+            waiter.cancel()
+        await asyncio.sleep(0)  # calls without a task have ended by then
         if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in tasks:
                 task.cancel()
@@ -196,10 +205,50 @@ class Background:
             self._life.cancel()
 
 
+class Bell:
+    """Calls functions on a loop from other threads.
+
+    What `call_soon_threadsafe` does, without the two turns of the loop that it costs with uvloop, each a system call.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._functions: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
+        self._muted = False
+        self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._loop = loop
+        loop.add_reader(self._descriptor, self._rung)
+        # Not with the loop: a thread that rings meanwhile would write into whatever is opened next.
+        weakref.finalize(self, os.close, self._descriptor).atexit = False
+
+    def soon(self, function: Callable[..., object], *args: object) -> None:
+        """Have the loop call this. Raises RuntimeError once it is closed."""
+        if self._muted:
+            raise RuntimeError("Event loop is closed")
+        self._functions.append((function, args))
+        os.eventfd_write(self._descriptor, 1)
+
+    def mute(self) -> None:
+        """The loop runs no more."""
+        self._muted = True
+        self._loop.remove_reader(self._descriptor)
+
+    def _rung(self) -> None:
+        os.eventfd_read(self._descriptor)
+        functions = self._functions
+        try:
+            while functions:
+                function, args = functions.popleft()
+                function(*args)
+        finally:
+            if functions:  # one of them raised
+                os.eventfd_write(self._descriptor, 1)
+
+
 class _Waiter:
     """A function on its way to the loop, and the thread that waits for what it gives."""
 
-    __slots__ = ("_args", "_feeds", "_function", "_kwargs", "_mesh", "_task", "error", "lock", "value")
+    __slots__ = ("_args", "_call", "_context", "_feeds", "_function", "_future", "_kwargs", "_mesh", "_task", "error",
+                 "lock", "value")  # fmt: skip
 
     def __init__(
         self,
@@ -210,35 +259,72 @@ class _Waiter:
         feeds: Sequence[Feed],
     ) -> None:
         self._mesh = mesh
+        self._context = copy_context()
         self._function = function
         self._args = args
         self._kwargs = kwargs
         self._feeds = feeds
         self._task: asyncio.Task[Any] | None = None
+        self._call: Outgoing | None = None
+        self._future: Any = None  # that it waits for
         self.value: Any = None
         self.error: BaseException | None = None
         self.lock = threading.Lock()  # released at the end; cheaper than an Event, and Ctrl-C interrupts it as well
         self.lock.acquire()
 
     def start(self) -> None:
+        self._context.run(self._start)
+
+    def _start(self) -> None:
         background = self._mesh._background
         if background.closed:
             self.finish(None, RuntimeError(_CLOSED))
             return
         try:
             value = self._function(*self._args, **self._kwargs)
-            if not asyncio.iscoroutine(value):
-                self.finish(value, None)
-                return
         except BaseException as error:
             self.finish(None, error)
             return
-        self._task = background.loop.create_task(value)
-        self._task.add_done_callback(self._done)
+        if type(value) is Outgoing:
+            # Nothing in it asks for the task that it runs in, and a task costs two turns of the loop.
+            self._call = value
+            self._step(value.send, None)
+            if len(background.waiting) == 1:  # else it leaves with what other threads send in this turn
+                value.hurry()
+        elif asyncio.iscoroutine(value):
+            self._task = background.loop.create_task(value, context=self._context)
+            self._task.add_done_callback(self._done)
+        else:
+            self.finish(value, None)
+
+    def _step(self, go_on: Callable[[Any], Any], with_what: object) -> None:
+        """A call without a task goes on, as a task would have it."""
+        try:
+            future = go_on(with_what)
+        except StopIteration as end:
+            self.finish(end.value, None)
+        except asyncio.CancelledError:
+            self.finish(None, _cancelled())
+        except BaseException as error:
+            self.finish(None, error)
+        else:
+            future._asyncio_future_blocking = False
+            self._future = future
+            future.add_done_callback(self._woken, context=self._context)
+
+    def _woken(self, future: Any) -> None:
+        call = self._call
+        assert call is not None
+        try:
+            future.result()
+        except BaseException as error:
+            self._step(call.throw, error)
+        else:
+            self._step(call.send, None)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
-            self.finish(None, Cancelled("the Mesh was closed while this was under way", may_have_run=True))
+            self.finish(None, _cancelled())
         elif (error := task.exception()) is not None:
             self.finish(None, error)
         else:
@@ -261,6 +347,12 @@ class _Waiter:
         """Nobody waits any more."""
         if self._task is not None:
             self._task.cancel()
+        elif self._future is not None:
+            self._future.cancel()
+
+
+def _cancelled() -> Cancelled:
+    return Cancelled("the Mesh was closed while this was under way", may_have_run=True)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
