@@ -25,7 +25,7 @@ CAUGHT_BY = {
     "retries_unbounded": 2,
     "retry_not_idempotent": 0,
     "stale_candidates": 1,
-    "suspect_too_soon": 23,
+    "suspect_too_soon": 1,
     "turn_kept": 5,
     "unimportant_first": 3,
 }

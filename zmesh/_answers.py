@@ -14,20 +14,26 @@ from ._call import NO_METADATA, Stream
 from ._stream_calls import StreamCall
 from ._streams import TWO_READERS
 
-__all__ = ["NOTHING_READY", "AnswerStream", "DeferredStream", "ready_items"]
+__all__ = ["NOTHING_READY", "AnswerStream", "DeferredStream", "Ready", "ready_items"]
 
 NOTHING_READY: Final[Callable[[], Any]] = deque[Any]().popleft
 
 
-class ReadyStream(Stream[Any]):
-    """One that knows where items are ready. Most are: taking such a one costs a single function in Python.
+class Ready:
+    """What knows where items are ready.
 
-    take: gives the next one; IndexError where none is ready.
+    _take: gives the next one; IndexError where none is ready.
     """
 
-    __slots__ = ("_take",)
+    __slots__ = ()
 
     _take: Callable[[], Any]
+
+
+class ReadyStream(Ready, Stream[Any]):
+    """Most items are ready: taking such a one costs a single function in Python."""
+
+    __slots__ = ("_take",)
 
     async def __anext__(self) -> Any:
         try:
@@ -43,7 +49,7 @@ class ReadyStream(Stream[Any]):
 
 def ready_items(stream: object, most: int) -> list[Any]:
     """So many items at most that can be taken from a stream without waiting."""
-    take: Callable[[], Any] = getattr(stream, "_take", NOTHING_READY)
+    take = stream._take if isinstance(stream, Ready) else NOTHING_READY
     items: list[Any] = []
     with contextlib.suppress(IndexError):
         while len(items) < most:

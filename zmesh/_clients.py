@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from . import _introspection
-from ._answers import NOTHING_READY, AnswerStream, DeferredStream
+from ._answers import NOTHING_READY, AnswerStream, DeferredStream, Ready
 from ._call import NO_METADATA, Call, Stream
 from ._client import Client, Outgoing, Target
 from ._core.admission import PRIORITIES
@@ -389,7 +389,7 @@ def _items_of(arguments: list[Any] | dict[str, Any], parameter: str | None, path
     return items
 
 
-class DynamicCall(Call[Any]):
+class DynamicCall(Ready, Call[Any]):
     """A call by name: awaited where the method answers one value, iterated over where it answers a stream (which is
     known once a node has told; awaiting such a call gives its stream)."""
 
@@ -405,7 +405,7 @@ class DynamicCall(Call[Any]):
         self._used = False
         self._record = None
         self._stream: Stream[Any] | None = None
-        self._take = NOTHING_READY  # as of `ReadyStream`
+        self._take = NOTHING_READY
 
     @property
     def _coroutine(self) -> Coroutine[Any, Any, Any]:  # type: ignore[override]

@@ -64,6 +64,7 @@ class Watch:
             (self._client, "replied", self._see_reply),  # as one of several
             (self._client, "_answered", self._see_answers),
             (self._members, "failed", self._see_failed),
+            (self._hub, "link_silent", self._see_silent),
         ):
             setattr(target, name, functools.partial(see, getattr(target, name)))
 
@@ -138,6 +139,12 @@ class Watch:
             elif health.state is Wellness.HEALTHY and must:
                 self.complain(f"did not eject {member.name} after {answers.in_a_row} failures in a row", why)
         return changed
+
+    def _see_silent(self, inner: Any, link: Any) -> None:
+        quiet = asyncio.get_running_loop().time() - link._heard
+        if quiet < self._hub.config.suspect_after:
+            self.complain(f"suspects a peer that it heard of {quiet:.3f} s ago", link.remote.name)
+        inner(link)
 
     # -- what must be true
 
