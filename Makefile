@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults bench floor curve beside-stream large abuse imports idle uneven workers scale test-all lab clean
+.PHONY: demo test check lint types docs examples soak soak-policies fuzz bugs faults bench floor bytecodes curve beside-stream large abuse imports idle uneven workers scale test-all lab clean
 
 demo: $(READY)  ## five unlike nodes on this machine, faults under load, the failed calls counted
 	$(BIN)/zmesh demo
@@ -55,6 +55,9 @@ bench: $(READY)  ## zmesh beside a bare ROUTER/DEALER loop and other libraries, 
 
 floor: $(READY)  ## only latency and calls in flight, beside a bare ROUTER/DEALER loop
 	$(BIN)/python -m benchmarks.compare --only latency throughput --systems zmesh-plain zmesh zmesh-blocking $(ARGS)
+
+bytecodes: $(READY)  ## what Python does for a call and an item of a stream, counted by module; ARGS=--write: into docs/performance.md
+	$(BIN)/python -m benchmarks.bytecodes $(ARGS)
 
 curve: $(READY)  ## latency and calls/s with CURVE on and off, beside bare sockets with CURVE on and off
 	$(BIN)/python -m benchmarks.curve $(ARGS)
