@@ -12,7 +12,7 @@ demo: $(READY)  ## five unlike nodes on this machine, faults under load, the fai
 
 test: $(READY)  ## the test suite; what needs root or a missing program is skipped, except in CI
 	# One process more than cores: that which has the tests between hosts mostly waits.
-	$(BIN)/python -m pytest --numprocesses=$$(( $$(nproc 2>/dev/null || echo 2) + 1 )) --dist=loadgroup
+	$(BIN)/python -m pytest --numprocesses=$$(( $$(nproc 2>/dev/null || echo 2) + 1 )) --dist=loadscope
 
 check: lint types docs examples  ## what CI runs besides the tests
 

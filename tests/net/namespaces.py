@@ -326,11 +326,11 @@ def _ip(*arguments: str) -> str:
 def _remove_leftovers() -> None:
     """Remove namespaces of test runs that have ended without (SIGKILL): their names carry the run's process id."""
     for name in _leftovers():
-        # Whatever still runs in there was started by that run: the namespace was its own.
-        for pid in _ip("netns", "pids", name).split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
         with contextlib.suppress(OSError):  # another run may be removing it, too
+            # Whatever still runs in there was started by that run: the namespace was its own.
+            for pid in _ip("netns", "pids", name).split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             _ip("netns", "del", name)
 
 
